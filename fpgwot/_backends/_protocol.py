@@ -1,0 +1,94 @@
+"""The primitives that every backend implements. A newcomer starts here.
+
+A solver loop is written once, in `_solvers/`, against these functions; `numpy_ref` is the readable implementation and the
+oracle of the others. All of them work on a batch of B problems padded to n rows and m columns: problem b uses the first
+`size[b]` rows and columns, and only problems with `on[b]` are touched. Matrices have one dtype (float32 or float64);
+vectors and sums are float64.
+
+The scaling problem, in units of reg (so a potential here is a potential in cost units divided by reg):
+
+    T_ij = exp(f_i + g_j + h - L_ij/eps) = e_i K_ij v_j      K absorbs (f, g, h); v = exp(y), e = exp(lu + y_h) are what
+                                                             the iteration has added since K was built
+    rows      F_i = min( rho1 (log p_i - log sum_j exp(g_j + h - L_ij/eps)), cap1 )      exact in every primitive
+    columns   the variables y (m of them) and y_h (the last entry), moved by the solver
+    dual      phi = sum_i P(F_i) + sum_j Q(G_j) + mass H - sum T,   P(x) = p x (hard, capped), -tau/eps p (e^{-x eps/tau} - 1)
+
+==================  ==================================================================================================
+matmul              stacked matrix products
+gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs
+spread              mean over rows of (row mean - row minimum) of G: sets the first eps of the annealing
+column_logsums      log sum_i exp(f_i + g_j + h - L_ij/eps), safe at any eps
+kernel              damped step of the cost and of the plan, exact row update in the log domain, K = exp(f + g + h - L/eps)
+sweep               one read of K: exact rows, column sums, dual value, its gradient, the Sinkhorn image, the residuals
+anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only)
+newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
+cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system
+trial               y = y0 + a step, projected on the caps (vectors only)
+plan                T = e K v in place of K; the potentials absorb what was added
+lp_candidates,      arc sets of the exact solver's sparse linear program and its dual certificate (CPU only)
+lp_violated
+==================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Numbers of a problem, Scaling.vals[b, ...]
+EPS, TAU1, TAU2, CAP1, CAP2 = range(5)  # current entropy weight, prices of the marginals, caps of the potentials
+PHI, RES, VIOL, MASS, GAIN = range(5, 10)  # after `sweep`: dual, residual, largest relative violation, mass; after `trial`
+RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that Anderson mixing holds
+NUMBERS = 15
+# Row vectors, Scaling.rows[b, ..., i]
+P, LOG_P, F, LU, E, ROW, W = range(7)
+ROW_VECTORS = 7
+# Column vectors, Scaling.cols[b, ..., j]; entry m belongs to the mass: Q there is the fixed mass (NaN if none), G is h
+Q, LOG_Q, G, Y, COL, IMAGE, GRAD, DIAG, PRE, CG_X, CG_R, CG_D, Y0, GRAD0 = range(14)
+COLUMN_VECTORS = 14
+# Sums that `gradient` returns: <M,T>, <bias,T>, <A,T>, <T,log T>, ||exp(f+g+h-G/eps) - T||_1, <G-L,T-T0>,
+# <T-T0, log T - log T0>, KL(T0 || T)
+LIN, BIAS, CROSS, ENT, FIXED, BEND, BREG, KL = range(8)
+SUMS = 8
+
+FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29  # cost of a forbidden pair; anything from the second number on is one
+ROWS = 32  # rows of a work item
+MEMORY = 8  # Anderson mixing: images kept beside the last
+DRIFT = 60.0  # largest |log scaling| before it is absorbed again: exp(60) times a kernel entry is a float32
+STEP = 10.0  # largest entry of a Newton step
+
+
+class Scaling:
+    """State of the scaling iteration of a batch at zero potentials: three packed arrays, and views of them by name."""
+
+    def __init__(self, xp: Any, dtype: Any, size: Any, p: Any, q: Any, mass: Any, eps: Any, tau: Any, cap: Any) -> None:
+        (B, n), m = p.shape, q.shape[1]
+        blocks = (n + ROWS - 1) // ROWS
+        self.size = size  # (B, 2) rows and columns in use
+        self.vals = xp.zeros((B, NUMBERS))
+        self.rows = xp.zeros((B, ROW_VECTORS, n))
+        self.cols = xp.zeros((B, COLUMN_VECTORS, m + 1))
+        self.v = xp.zeros((B, m), dtype)  # exp(y)
+        self.hist = xp.zeros((B, 2, MEMORY + 1, m + 1))  # Anderson: images, and their residuals
+        self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
+        self.sums = xp.zeros((B, blocks, SUMS))
+        self.vals[:, EPS] = eps
+        self.vals[:, TAU1], self.vals[:, TAU2], self.vals[:, CAP1], self.vals[:, CAP2] = *tau, *cap
+        self.rows[:, P], self.rows[:, LOG_P] = p, xp.log(xp.where(p > 0, p, 1.0))
+        self.cols[:, Q, :m], self.cols[:, LOG_Q, :m], self.cols[:, Q, m] = q, xp.log(xp.where(q > 0, q, 1.0)), mass
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            kind, index = _VIEWS[name]
+        except KeyError:
+            raise AttributeError(name) from None
+        if kind == "vals":
+            return self.vals[:, index]
+        m = self.v.shape[1]
+        return self.rows[:, index] if kind == "rows" else self.cols[:, index, :m] if kind == "cols" else self.cols[:, index, m]
+
+
+_VIEWS = {
+    "eps": ("vals", EPS), "tau2": ("vals", TAU2), "cap2": ("vals", CAP2), "phi": ("vals", PHI), "res": ("vals", RES), "viol": ("vals", VIOL), "gain": ("vals", GAIN),
+    "done": ("vals", DONE), "used": ("vals", USED), "f": ("rows", F), "row": ("rows", ROW), "g": ("cols", G),
+    "col": ("cols", COL), "log_q": ("cols", LOG_Q), "h": ("mass", G), "mass": ("mass", Q),
+}  # fmt: skip

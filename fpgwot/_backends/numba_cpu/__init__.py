@@ -1,0 +1,82 @@
+"""Numba on the CPU: the default backend. Every function is a primitive of `_protocol`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._protocol import SUMS, Scaling
+from ..network_simplex import sparse_lp  # noqa: F401
+from . import scaling as _k
+from .lp import (  # noqa: F401
+    active_weights,
+    fgw_gradient,
+    lp_arcs,
+    lp_candidates,
+    lp_flow,
+    lp_reduce,
+    lp_violated,
+    plan_energy,
+    plan_pairing,
+    plan_sums,
+    product_factors,
+    square_matvec,
+)
+
+name = "numba"
+xp = np
+matmul = np.matmul
+host = np.asarray
+
+
+def _work(K: np.ndarray, on: np.ndarray) -> int:
+    return int(np.count_nonzero(on)) * K.shape[1] * K.shape[2]
+
+
+def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.ndarray:  # type: ignore[no-untyped-def]
+    out = np.empty((len(A), SUMS))
+    work = 8 * _work(A, on)
+    _k.gradient(work, A, M, bias, T, T0, L, s.rows, s.cols, s.vals, r, c, wl, wq, first, s.size, on, s.sums, out)
+    return out
+
+
+def spread(G: np.ndarray, s: Scaling) -> np.ndarray:
+    out = np.empty(len(G))
+    _k.spread(G.size if len(G) > 1 else 0, G, s.size, out)
+    return out
+
+
+def column_logsums(L: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
+    out = np.zeros((L.shape[0], L.shape[2]))
+    _k.column_logsums(4 * _work(L, on), L, s.rows, s.cols, s.vals, s.size, on, np.empty_like(s.part), s.part, out)
+    return out
+
+
+def kernel(L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no-untyped-def]
+    _k.kernel_matrix(4 * _work(T, on), L, G, T, T0, s.rows, s.cols, s.vals, s.size, beta, fresh, on)
+
+
+def sweep(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
+    _k.sweep(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, on)
+
+
+def anderson(s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
+    work = int(np.count_nonzero(on)) * s.cols.shape[2] * 50 if len(on) > 1 else 0
+    _k.anderson(work, s.cols, s.vals, s.size, s.hist, restart, on)
+
+
+def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
+    _k.newton(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, on)
+
+
+def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
+    _k.cg(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, stop, on)
+
+
+def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
+    _k.trial(0, s.cols, s.vals, s.size, a, on)
+
+
+def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
+    _k.plan(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, on)

@@ -1,0 +1,103 @@
+"""How kernels are compiled: one fast-math set, a cache on disk where one can be written, a serial and a parallel form.
+
+A kernel is written once, with `prange` over work items whose partial sums it adds in a fixed order, so its result does not
+depend on the number of threads. Its serial form is used for little work (a parallel region costs 10-20 us), inside another
+thread's call (not every Numba threading layer may be entered twice), and in a forked child (OpenMP does not survive a fork).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+from numba import get_num_threads, njit
+
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # not "nnan"/"ninf": infinite caps and prices are meant
+
+_entered = threading.Lock()
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked, _entered
+    _forked, _entered = True, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    try:
+        return njit(fastmath=FASTMATH, nogil=True, error_model="numpy", cache=True, **options)(function)
+    except RuntimeError:  # Numba found no folder to write to: compile in each process
+        return njit(fastmath=FASTMATH, nogil=True, error_model="numpy", **options)(function)
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A helper of kernels, or a kernel without a parallel form."""
+    return _compile(function)
+
+
+class Kernel:
+    """`kernel(work, *args)`: the parallel form where `work`, about the number of entries read, is worth it.
+
+    On a busy machine threads that wait for each other can cost 10 to 50 times what they save. So the time of both forms is
+    kept, per unit of work, and the faster one is used; the slower one gets a new chance ever more rarely.
+    """
+
+    PARALLEL_FROM = 30_000
+    PATIENCE, PATIENCE_MAX = 32, 2048  # calls until the slower form is tried again; doubled each time it stays slower
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        self.serial = _compile(function)
+        # Numba's cache is keyed by name and does not know the options: the two forms need two names
+        twin = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__ + "_parallel", function.__defaults__, function.__closure__
+        )
+        twin.__qualname__ = function.__qualname__ + "_parallel"
+        twin.__module__ = function.__module__
+        self.parallel = _compile(twin, parallel=True)
+        self._cost = [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
+        self._wait, self._patience = 0, self.PATIENCE
+
+    def __call__(self, work: int, *args: Any) -> Any:
+        if work < self.PARALLEL_FROM or _forked or get_num_threads() == 1:
+            return self.serial(*args)
+        form = self._choose()
+        if form and not _entered.acquire(blocking=False):
+            return self.serial(*args)
+        start = time.perf_counter()
+        try:
+            return (self.parallel if form else self.serial)(*args)
+        finally:
+            if form:
+                _entered.release()
+            self._record(form, (time.perf_counter() - start) / work)
+
+    def _choose(self) -> int:
+        serial, parallel = self._cost
+        if not (serial and parallel):
+            return 0 if parallel else 1
+        better = int(parallel <= serial)
+        self._wait += 1
+        if self._wait < self._patience:
+            return better
+        self._wait, self._patience = 0, min(2 * self._patience, self.PATIENCE_MAX)
+        return 1 - better
+
+    def _record(self, form: int, cost: float) -> None:
+        old = self._cost[form]
+        better = self._cost[1] <= self._cost[0]
+        # a single call may contain the compilation or a pause of the process: limit what it says
+        self._cost[form] = min(max(cost, 0.5 * old), 1.5 * old) if old else min(cost, 1e-8)
+        if all(self._cost) and (self._cost[1] <= self._cost[0]) != better:
+            self._patience = self.PATIENCE
+
+
+kernel = Kernel

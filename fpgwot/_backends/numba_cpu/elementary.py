@@ -1,0 +1,125 @@
+"""exp and log in plain arithmetic, so that loops over them become vector instructions.
+
+Numba's own calls are scalar where no vector math library is installed: 2 to 4 times slower here. Relative error 3e-16
+(float64) and 1e-7 (float32, log 2e-7); exp of less than -708 (-87) is 0 and arguments above 709 (88) are cut, so neither
+inf nor NaN comes out. Rounding to an integer by adding a large constant needs additions in the order written: the functions
+here are compiled without reassociation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+_strict = njit(fastmath={"nsz", "contract"}, error_model="numpy")
+f4, i4 = np.float32, np.int32
+
+_ROUND64, _ROUND32 = 6755399441055744.0, f4(12582912.0)  # 1.5 * 2^52, 1.5 * 2^23
+_LOG2E = 1.4426950408889634
+_LN2_HI, _LN2_LO = 6.93145751953125e-1, 1.42860682030941723212e-6
+
+
+@_strict
+def _exp64(x):  # type: ignore[no-untyped-def]
+    z = min(max(x, -745.0), 709.0)
+    t = z * _LOG2E + _ROUND64
+    k = t - _ROUND64
+    r = (z - k * _LN2_HI) - k * _LN2_LO
+    c = 1.0 / 479001600
+    c = c * r + 1.0 / 39916800
+    c = c * r + 1.0 / 3628800
+    c = c * r + 1.0 / 362880
+    c = c * r + 1.0 / 40320
+    c = c * r + 1.0 / 5040
+    c = c * r + 1.0 / 720
+    c = c * r + 1.0 / 120
+    c = c * r + 1.0 / 24
+    c = c * r + 1.0 / 6
+    c = c * r + 0.5
+    c = c * r + 1.0
+    c = c * r + 1.0
+    power = (np.float64(t).view(np.int64) + 1023) << 52
+    y = c * np.int64(power).view(np.float64)
+    return y if x > -708.0 else 0.0
+
+
+@_strict
+def _exp32(x):  # type: ignore[no-untyped-def]
+    z = min(max(x, f4(-87.0)), f4(88.0))
+    t = z * f4(_LOG2E) + _ROUND32
+    k = t - _ROUND32
+    r = (z - k * f4(0.693359375)) + k * f4(2.12194440e-4)
+    c = f4(1.0 / 5040)
+    c = c * r + f4(1.0 / 720)
+    c = c * r + f4(1.0 / 120)
+    c = c * r + f4(1.0 / 24)
+    c = c * r + f4(1.0 / 6)
+    c = c * r + f4(0.5)
+    c = c * r + f4(1.0)
+    c = c * r + f4(1.0)
+    power = (f4(t).view(i4) + i4(127)) << i4(23)
+    y = c * i4(power).view(f4)
+    return y if x > f4(-87.0) else f4(0.0)
+
+
+@_strict
+def _log64(x):  # type: ignore[no-untyped-def]
+    i = np.float64(max(x, 1e-300)).view(np.int64)
+    k = (i - np.int64(0x3FE6A09E667F3BCD)) >> 52  # mantissa in [sqrt(1/2), sqrt(2))
+    m = np.int64(i - (k << 52)).view(np.float64)
+    e = np.int64(k + np.int64(0x4338000000000000)).view(np.float64) - _ROUND64
+    s = (m - 1.0) / (m + 1.0)
+    u = s * s
+    c = 1.0 / 21
+    c = c * u + 1.0 / 19
+    c = c * u + 1.0 / 17
+    c = c * u + 1.0 / 15
+    c = c * u + 1.0 / 13
+    c = c * u + 1.0 / 11
+    c = c * u + 1.0 / 9
+    c = c * u + 1.0 / 7
+    c = c * u + 1.0 / 5
+    c = c * u + 1.0 / 3
+    return e * _LN2_HI + (2 * s * (1 + u * c) + e * _LN2_LO)
+
+
+@_strict
+def _log32(x):  # type: ignore[no-untyped-def]
+    i = f4(max(x, f4(1e-37))).view(i4)
+    k = (i - i4(0x3F3504F3)) >> i4(23)
+    m = i4(i - (k << i4(23))).view(f4)
+    e = i4(k + i4(0x4B400000)).view(f4) - _ROUND32
+    s = (m - f4(1)) / (m + f4(1))
+    u = s * s
+    c = f4(1.0 / 9)
+    c = c * u + f4(1.0 / 7)
+    c = c * u + f4(1.0 / 5)
+    c = c * u + f4(1.0 / 3)
+    return e * f4(0.6931471805599453) + f4(2) * s * (f4(1) + u * c)
+
+
+def exp(x: Any) -> Any:
+    """exp(x) of a float32 or float64 scalar, inside a kernel."""
+    raise NotImplementedError("for use inside compiled kernels only")
+
+
+def log(x: Any) -> Any:
+    """log(max(x, tiny)) of a float32 or float64 scalar, inside a kernel."""
+    raise NotImplementedError("for use inside compiled kernels only")
+
+
+@overload(exp)
+def _overload_exp(x):  # type: ignore[no-untyped-def]
+    if x == types.float32:
+        return lambda x: _exp32(x)
+    return lambda x: _exp64(np.float64(x))
+
+
+@overload(log)
+def _overload_log(x):  # type: ignore[no-untyped-def]
+    if x == types.float32:
+        return lambda x: _log32(x)
+    return lambda x: _log64(np.float64(x))

@@ -1,0 +1,125 @@
+"""A batch of problems in the form that the solvers work on: validated, scaled, padded; and its objective.
+
+Every problem has been divided by its scale s (the smaller of its total weights), so that masses are about 1:
+
+    F'(T') = wl <M, T'> + wq E(T') + eps KL(T' || Q') + tau KL(T'1 || p') + tau KL(T''1 || q'),   T = s T',  F = s F',
+    wl = 1 - alpha,  wq = alpha s,  p' = p/s,  Q' = Q/s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._backends._protocol import BIAS, CROSS, ENT, LIN, Scaling
+from .marginals import Marginals
+from .structure import Dense
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B problems padded to (n, m); points without weight have been taken out.
+
+    The linear cost is wl M + bias + r 1' + 1 c': `bias` holds -eps log Q of a reference plan and the forbidden pairs, r and c
+    the same for the reference p q'. M, bias, C1 and C2 may have fewer layers than there are problems (several starts of one
+    problem): problem b uses layer b modulo their number.
+    """
+
+    be: Any
+    dtype: Any
+    size: np.ndarray  # (B, 2)
+    M: Any  # (B0, n, m) or None
+    bias: Any  # (B0, n, m) or None
+    C1: Dense | None
+    C2: Dense | None
+    wl: np.ndarray  # (B,)
+    wq: np.ndarray  # (B,)
+    eps: np.ndarray  # (B,)
+    p: Any  # (B, n) float64
+    q: Any  # (B, m)
+    r: Any  # (B, n)
+    c: Any  # (B, m)
+    marginals: Marginals
+    cap: np.ndarray  # (B, 2) upper bound of the potentials: 0 on a capped side, else inf
+    mass: np.ndarray  # (B,), NaN where it is not fixed
+    reference_mass: np.ndarray  # (B,) sum Q'
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Problems, rows, columns."""
+        return len(self.size), self.p.shape[1], self.q.shape[1]
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether there is a Gromov-Wasserstein term at all."""
+        return self.C1 is not None
+
+    def product_plan(self) -> Any:
+        """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
+        xp = self.be.xp
+        P, Q = self.p.sum(1), self.q.sum(1)
+        mass = xp.where(xp.isnan(self.mass), xp.minimum(P, Q), self.mass)
+        return ((self.p * (mass / (P * Q))[:, None])[:, :, None] * self.q[:, None, :]).astype(self.dtype)
+
+    def allocate(self) -> Scaling:
+        """State of the scaling iteration at zero potentials."""
+        caps = (self.cap[:, 0], self.cap[:, 1])
+        return Scaling(self.be.xp, self.dtype, self.size, self.p, self.q, self.mass, self.eps, self.marginals.tau, caps)
+
+    def squares(self, mu: Any, nu: Any) -> tuple[Any, Any]:
+        """s1 = 1/2 (C1*C1 + its transpose) mu and s2 alike: the rank-one part of the energy."""
+        be, out = self.be, []
+        for C2_, x in zip(self._squared(), (mu, nu), strict=True):
+            out.append(C2_.matmul(be, x.astype(self.dtype)[:, :, None])[:, :, 0].astype(float))
+        return out[0], out[1]
+
+    def _squared(self) -> tuple[Dense, Dense]:
+        if "_sq" not in self.__dict__:  # frozen: a cache, not a field
+            assert self.C1 is not None and self.C2 is not None
+            object.__setattr__(self, "_sq", (self.C1.square().symmetrized(), self.C2.square().symmetrized()))
+        return self.__dict__["_sq"]  # type: ignore[no-any-return]
+
+    def cross(self, T: Any, out: Any, work: Any) -> None:
+        """out <- A = C1 T C2', the mean with C1' T C2 where the structures are not symmetric."""
+        be, C1, C2 = self.be, self.C1, self.C2
+        assert C1 is not None and C2 is not None
+        C1.matmul(be, T, out=work)
+        C2.rmatmul(be, work, transpose=True, out=out)
+        if not (C1.is_symmetric and C2.is_symmetric):
+            C1.matmul(be, T, transpose=True, out=work)
+            out += C2.rmatmul(be, work)
+            out *= 0.5
+
+    def gradient(self, T: Any, mu: Any, nu: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any) -> dict:
+        """G <- gradient at T of all but the entropy's log T and the KL prices; and every term of F, per problem."""
+        be = self.be
+        r, c, energy = self.r, self.c, 0.0
+        if self.is_quadratic:
+            self.cross(T, G, work)
+            s1, s2 = self.squares(mu, nu)
+            w = 2 * self.wq[:, None]
+            r, c = r + w * s1, c + w * s2
+            energy = (s1 * mu).sum(1) + (s2 * nu).sum(1)
+        else:
+            G[...] = 0
+        sums = be.host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, self.wq, first, on))
+        host = be.host
+        fixed = host((self.r * mu).sum(1) + (self.c * nu).sum(1)) + sums[:, BIAS]
+        terms = {
+            "linear": self.wl * sums[:, LIN],
+            "quad": self.wq * (host(energy) - 2 * sums[:, CROSS]) if self.is_quadratic else np.zeros(len(sums)),
+            "reg": self.eps * (sums[:, ENT] - host(mu.sum(1)) + self.reference_mass) + fixed,
+            "marginal": self.marginal_price(host(mu), host(nu)),
+        }
+        return {"terms": terms, "sums": sums}
+
+    def marginal_price(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
+        """tau1 KL(mu || p) + tau2 KL(nu || q) of the soft sides."""
+        price = np.zeros(len(mu))
+        for tau, x, weight in zip(self.marginals.tau, (mu, nu), (self.be.host(self.p), self.be.host(self.q)), strict=True):
+            if 0 < tau < np.inf:
+                ratio = np.log(np.maximum(x, 1e-300)) - np.log(np.where(weight > 0, weight, 1))
+                price += tau * np.where(weight > 0, x * ratio - x + weight, 0).sum(1)
+        return price

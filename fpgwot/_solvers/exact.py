@@ -1,0 +1,82 @@
+"""The exact solver on the problems of a batch: one conditional gradient run for each problem and start, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._backends._protocol import FORBIDDEN
+from .._problem import Problem
+from ..marginals import Marginals, partial_mass
+from ..result import Status
+from . import frank_wolfe
+from ._loop import Watch
+from ._outcome import Outcome
+
+_STATUS = {"converged": Status.CONVERGED, "max_iter": Status.MAX_ITER, "stopped": Status.STOPPED}
+
+
+def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, watch: Watch) -> Outcome:
+    """Solve every problem from every start (None: the product plan); start s of problem b is item s B + b of the outcome.
+
+    stationarity = (Frank-Wolfe gap + rounding of the linear program) / (|F| + rounding of F).
+    """
+    B, n, m = problem.shape
+    total = B * len(starts)
+    plan, gradient = np.zeros((total, n, m), problem.dtype), np.zeros((total, n, m), problem.dtype)
+    f, g, h = np.zeros((total, n)), np.zeros((total, m)), np.zeros(total)
+    terms = {key: np.zeros(total) for key in ("linear", "quad", "reg", "marginal")}
+    station, counts = np.zeros(total), np.zeros((3, total), int)
+    status, history = [], []
+    for item in range(total):
+        b, start = item % B, starts[item // B]
+        rows, cols = problem.size[b]
+        T0 = None if start is None else np.ascontiguousarray(start[b, :rows, :cols], dtype=float)
+        one = _solve_one(problem, b, T0, tol, max_iter, watch)
+        plan[item, :rows, :cols], gradient[item, :rows, :cols] = one.plan, one.gradient
+        f[item, :rows], g[item, :cols], h[item] = one.f, one.g, one.h
+        terms["linear"][item], terms["quad"][item] = one.value_linear, one.value_quad
+        top = np.max(np.abs(one.gradient), where=one.gradient < FORBIDDEN, initial=0.0)
+        noise = 1e-14 / tol * top * one.plan.sum()
+        station[item] = (one.gap + one.rounding) / max(abs(one.value_linear + one.value_quad) + noise, 1e-300)
+        counts[:, item] = one.n_iter, one.n_rounds, one.n_gradients
+        status.append(_STATUS[one.status])
+        history.append(one.history)
+    return Outcome(plan, gradient, (f, g, h), terms, station, status, *counts, history)
+
+
+def forbidden_mass(be: Any, problem: Problem, b: int, forbidden: np.ndarray) -> float:
+    """The least mass that any plan of problem b must send through the forbidden pairs."""
+    n, k = problem.size[b]
+    cost = np.ascontiguousarray(forbidden[:n, :k], dtype=float)
+    rules, mass = _rules(problem, b)
+    p, q = problem.p[b, :n], problem.q[b, :k]
+    return frank_wolfe.solve(be, cost, None, None, p, q, w_lin=1.0, w_quad=0.0, marginals=rules, mass=mass).value_linear
+
+
+def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, watch: Watch) -> frank_wolfe.Exact:
+    n, k = problem.size[b]
+    w_lin, M = float(problem.wl[b]), None if problem.M is None else _layer(problem.M, b, n, k)
+    if problem.bias is not None:  # a mask: forbidden pairs are marked in the cost itself
+        bias = _layer(problem.bias, b, n, k)
+        M, w_lin = bias if M is None else np.minimum(w_lin * M + bias, FORBIDDEN), 1.0
+    C1, C2 = (None if D is None else D.single(b, size) for D, size in ((problem.C1, n), (problem.C2, k)))
+    rules, mass = _rules(problem, b)
+    return frank_wolfe.solve(
+        problem.be, M, C1, C2, problem.p[b, :n], problem.q[b, :k], w_lin=w_lin, w_quad=float(problem.wq[b]),
+        marginals=rules, mass=mass, T0=T0, tol=tol, max_iter=max_iter, callback=watch,
+    )  # fmt: skip
+
+
+def _layer(x: Any, b: int, n: int, k: int) -> np.ndarray:
+    return np.ascontiguousarray(x[b % len(x), :n, :k], dtype=float)
+
+
+def _rules(problem: Problem, b: int) -> tuple[Marginals, float | None]:
+    """Marginals and mass of one problem: a side that is used up is an equality."""
+    if problem.marginals.kind != "partial":
+        return problem.marginals, None
+    full = np.isinf(problem.cap[b])
+    total = min(problem.p[b].sum(), problem.q[b].sum())
+    return partial_mass(*full), float(total if full.any() else problem.mass[b])

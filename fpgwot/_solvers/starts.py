@@ -1,0 +1,115 @@
+"""Starting plans: the product plan, the solution for the features alone, monotone couplings in both directions, random plans.
+
+The energy is not convex, and for structures |i-k| a plan and its time reversal tie: a few different starts are the honest way
+to a good minimum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .._problem import Problem
+from . import entropic
+from ._loop import Watch
+
+NAMES = ("product", "features", "monotone", "reversed", "random")
+
+
+def starting_plans(prep: Any, init: Any, n_init: int, rng: np.random.Generator, exact: bool) -> list[tuple[Any, bool]]:
+    """(plan (B, n, m) or None for the product plan of the exact solver, whether to anneal) for each start."""
+    problem: Problem = prep.problem
+    if init is None or isinstance(init, str):
+        first = "product" if init is None else init
+        if first not in NAMES:
+            raise ValueError(f"unknown init {init!r}; choose one of {NAMES}, or pass a plan")
+        rest = [x for x in NAMES if x not in (first, "random") and (x != "features" or problem.M is not None)]
+        names = [first, *rest, *["random"] * n_init][:n_init]
+        plans = [_plan(problem, name, rng, exact) for name in names]
+    else:
+        plans = [(_given(prep, init, exact), False)]
+        names = ["product", *NAMES[1:-1], *["random"] * n_init][: n_init - 1]
+        plans += [_plan(problem, name, rng, exact) for name in names if name != "features" or problem.M is not None]
+    return plans
+
+
+def _plan(problem: Problem, name: str, rng: np.random.Generator, exact: bool) -> tuple[Any, bool]:
+    if name == "product":
+        return (None if exact else problem.product_plan()), True
+    if name == "features":
+        return _features(problem, exact), False
+    if name == "random":
+        return _random(problem, rng), exact
+    return _monotone(problem, reverse=name == "reversed"), False
+
+
+def _given(prep: Any, T: Any, exact: bool) -> np.ndarray:
+    """A plan of the caller's, in the solver's order and units; of the right shape, finite, not negative, not empty."""
+    problem, (B, n, k) = prep.problem, prep.full
+    T = np.asarray(T, float)
+    if T.shape not in ((n, k), (B, n, k)) or not np.isfinite(T).all() or (T < 0).any() or not (T.sum((-2, -1)) > 0).all():
+        raise ValueError(f"init must be a plan ({n}, {k}) with finite entries, 0 or more, not all 0; got shape {T.shape}")
+    T = np.broadcast_to(T, (B, n, k)) / prep.scale[:, None, None]
+    if prep.rows is not None or prep.cols is not None:
+        T = np.stack([x[np.ix_(r, c)] for x, r, c in zip(T, prep.rows, prep.cols, strict=True)])
+    _, n, k = problem.shape
+    return _fitted(problem, T[:, :n, :k], exact).astype(problem.dtype)
+
+
+def _fitted(problem: Problem, T: np.ndarray, exact: bool) -> np.ndarray:
+    """A plan with T's pattern that keeps the marginals and the mass: what is missing is filled with a product of the slacks."""
+    out = np.array(T, float)
+    tau1, tau2 = problem.marginals.tau
+    for b in range(len(out)):
+        p, q = problem.p[b], problem.q[b]
+        mass = min(p.sum(), q.sum()) if np.isnan(problem.mass[b]) else problem.mass[b]
+        t = out[b] * (mass / out[b].sum())
+        if np.isinf(tau1):
+            t *= np.minimum(1, p / np.maximum(t.sum(1), 1e-300))[:, None]
+        if np.isinf(tau2):
+            t *= np.minimum(1, q / np.maximum(t.sum(0), 1e-300))[None]
+        a = p - t.sum(1) if np.isinf(tau1) else p
+        c = q - t.sum(0) if np.isinf(tau2) else q
+        a, c, missing = np.maximum(a, 0), np.maximum(c, 0), mass - t.sum()
+        if missing > 1e-15 and a.sum() > 0 and c.sum() > 0:
+            t += np.outer(a / a.sum(), c / c.sum()) * missing
+        out[b] = t
+    return out
+
+
+def _features(problem: Problem, exact: bool) -> np.ndarray:
+    """The solution for the linear cost alone, at an entropy of a hundredth of its range where there is none."""
+    M = problem.M
+    span = np.array([float(np.ptp(M[b % len(M)])) for b in range(len(problem.size))]) * problem.wl
+    linear = np.where(problem.wl > 0, problem.wl, 1.0)
+    eps = np.where(problem.eps > 0, problem.eps, 0.01 * np.where(span > 0, span, 1.0))
+    alone = replace(problem, C1=None, C2=None, wl=linear, wq=np.zeros_like(problem.wq), eps=eps)
+    out = entropic.solve(alone, alone.product_plan(), tol=1e-3, max_iter=50, watch=Watch())
+    return _fitted(problem, out.plan, exact).astype(problem.dtype)
+
+
+def _monotone(problem: Problem, reverse: bool) -> np.ndarray:
+    """The coupling that keeps (or reverses) the order of the points: north-west corner rule."""
+    out = np.zeros(problem.shape)
+    for b, (n, k) in enumerate(problem.size):
+        p, q = problem.p[b, :n] / problem.p[b].sum(), problem.q[b, :k] / problem.q[b].sum()
+        q = q[::-1] if reverse else q
+        ends_p, ends_q = np.cumsum(p), np.cumsum(q)
+        cuts = np.unique(np.minimum(np.concatenate((ends_p, ends_q)), 1.0))
+        mass = np.diff(cuts, prepend=0.0)
+        middle = cuts - mass / 2
+        i = np.minimum(np.searchsorted(ends_p, middle), n - 1)
+        j = np.minimum(np.searchsorted(ends_q, middle), k - 1)
+        np.add.at(out[b], (i, k - 1 - j if reverse else j), mass)
+    return _fitted(problem, out, True).astype(problem.dtype)
+
+
+def _random(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    """The product plan with log-normal noise, brought back to the marginals by a few scalings."""
+    T = problem.p[:, :, None] * problem.q[:, None, :] * np.exp(2.0 * rng.standard_normal(problem.shape))
+    for _ in range(10):
+        T *= (problem.p / np.maximum(T.sum(2), 1e-300))[:, :, None]
+        T *= (problem.q / np.maximum(T.sum(1), 1e-300))[:, None, :]
+    return _fitted(problem, T, True).astype(problem.dtype)

@@ -1,0 +1,344 @@
+"""From what the caller passed to a `Problem`: every check, and every error that says what came in and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._backends._protocol import FORBIDDEN
+from ._problem import Problem
+from .marginals import Marginals, balanced, kl_penalty, partial_mass
+from .structure import Dense, as_structure
+
+LOSSES = ("square", "product", "kl")
+MASS_SLACK = 1e-9  # a mass or a pair of totals off by this share is taken for rounding
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A problem, and what is needed to hand its solution back in the caller's shapes and units."""
+
+    problem: Problem
+    scale: np.ndarray  # (B,) T = scale T'
+    rows: np.ndarray | None  # (B, n') caller's index of each row in use, None where nothing moved
+    cols: np.ndarray | None
+    p: np.ndarray  # (B, n) the caller's weights
+    q: np.ndarray
+    full: tuple[int, int, int]  # caller's (B, n, m)
+    is_batch: bool
+
+
+def make_problem(
+    be: Any,
+    M: Any,
+    C1: Any,
+    C2: Any,
+    p: Any,
+    q: Any,
+    *,
+    alpha: Any,
+    loss: str,
+    m: Any,
+    tau: Any,
+    reg: Any,
+    reg_rel: Any,
+    reference: Any,
+    normalize: str | None,
+    mask: Any,
+) -> Prepared:
+    """Check, promote, scale by the total weight, take out points without weight; see `Problem` for the result."""
+    _check_choices(loss, normalize)
+    if (C1 is None) != (C2 is None):
+        raise ValueError("C1 and C2 go together: pass both structures (Gromov-Wasserstein), or none (linear OT)")
+    if M is None and C1 is None:
+        raise ValueError("nothing to solve: pass a cost M (n, m), or two structures C1 (n, n) and C2 (m, m), or both")
+    dtype = _common_dtype(M, C1, C2)
+    is_batch = any(getattr(x, "ndim", np.ndim(x)) == 3 for x in (M, mask, reference) if x is not None)
+    is_batch |= any(np.ndim(x) == 2 for x in (p, q) if x is not None) or any(np.ndim(C) == 3 for C in (C1, C2) if _is_array(C))
+    M = None if M is None else _layers("M", M, dtype)
+    D1, D2 = _structure("C1", C1, dtype), _structure("C2", C2, dtype)
+    n, k = (M.shape[1], M.shape[2]) if M is not None else (D1.shape[1], D2.shape[1])  # type: ignore[union-attr]
+    if n == 0 or k == 0:
+        raise ValueError(f"empty problem: {n} x {k} points; both sides need at least one")
+    if D1 is not None and D2 is not None and (D1.shape[1], D2.shape[1]) != (n, k):
+        raise ValueError(
+            f"shapes do not fit: M is {n} x {k}, so C1 must be {n} x {n} and C2 {k} x {k}; got {D1.shape[1:]}, {D2.shape[1:]}"
+        )
+    layers = [len(x) for x in (M,) if x is not None] + [D.shape[0] for D in (D1, D2) if D is not None]
+    layers += [np.shape(x)[0] for x in (p, q) if x is not None and np.ndim(x) == 2] + [len(x) for x in (mask,) if np.ndim(x) == 3]
+    B = max(layers)
+    if any(x not in (1, B) for x in layers):
+        raise ValueError(f"batch axes differ: {sorted(set(layers))}; every array needs the same number of problems, or none")
+    p_, q_ = _weights("p", p, B, n), _weights("q", q, B, k)
+    weak = 1e-5 if any(getattr(x, "dtype", None) == np.float32 for x in (p, q)) else MASS_SLACK
+    P, Q = p_.sum(1), q_.sum(1)
+    marginals, mass, cap, q_ = _marginals(m, tau, P, Q, p_, q_, weak)
+    Q = q_.sum(1)
+
+    w_lin, w_quad = _weights_of_terms(alpha, M, D1, B)
+    if D1 is not None and not np.any(w_quad):
+        D1 = D2 = None
+    scale = np.minimum(P, Q)
+    w_quad = w_quad * scale
+    if normalize is not None:
+        w_lin, w_quad = _normalized(normalize, M, D1, D2, p_, q_, scale, w_lin, w_quad)
+    eps = _entropy_weight(reg, reg_rel, M, D1, D2, w_lin, w_quad, B)
+
+    order_r, order_c = _positive_first(p_), _positive_first(q_)
+    size = np.stack([np.count_nonzero(p_ > 0, axis=1), np.count_nonzero(q_ > 0, axis=1)], axis=1).astype(np.int64)
+    bias, rank_one, total = _reference(reference, mask, eps, P * Q, (B, n, k), dtype)
+    p_use, q_use = p_, q_
+    if order_r is not None or order_c is not None:
+        r = order_r if order_r is not None else np.tile(np.arange(n), (B, 1))
+        c = order_c if order_c is not None else np.tile(np.arange(k), (B, 1))
+        r, c = r[:, : size[:, 0].max()], c[:, : size[:, 1].max()]
+        order_r, order_c = r, c
+        M, bias = _gather(M, r, c), _gather(bias, r, c)
+        D1 = None if D1 is None else Dense(_gather(D1.array, r, r))
+        D2 = None if D2 is None else Dense(_gather(D2.array, c, c))
+        p_use, q_use = np.take_along_axis(p_, r, 1), np.take_along_axis(q_, c, 1)
+    pn, qn = p_use / scale[:, None], q_use / scale[:, None]
+    if rank_one is None:  # reference p q': its logarithm is a sum of a row and a column vector
+        row = -eps[:, None] * (np.log(np.where(pn > 0, pn, 1)) + np.log(scale)[:, None])
+        col = -eps[:, None] * np.log(np.where(qn > 0, qn, 1))
+    else:
+        row, col = np.broadcast_to((-eps * np.log(rank_one / scale))[:, None], pn.shape).copy(), np.zeros_like(qn)
+    problem = Problem(
+        be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col, marginals, cap, mass / scale, total / scale
+    )  # fmt: skip
+    return Prepared(problem, scale, order_r, order_c, p_, q_, (B, n, k), is_batch)
+
+
+# ------------------------------------------------------------------------------------------------------------------ arrays
+
+
+def _is_array(C: Any) -> bool:
+    return C is not None and not isinstance(C, Dense)
+
+
+def _common_dtype(*arrays: Any) -> type:
+    kinds = []
+    for a in arrays:
+        if a is not None:
+            dtype = np.asarray(a.array if isinstance(a, Dense) else a).dtype
+            if dtype.kind not in "fiub":
+                raise TypeError(f"costs and structures must be real numbers, got an array of dtype {dtype}")
+            kinds.append(dtype)
+    return np.float32 if kinds and all(d in (np.float32, np.float16) for d in kinds) else np.float64
+
+
+def _finite(name: str, a: np.ndarray) -> np.ndarray:
+    total = a.sum() if a.dtype == np.float64 else a.sum(dtype=np.float64)
+    if not np.isfinite(total) and not np.isfinite(a).all():
+        bad = np.argwhere(~np.isfinite(a))[0]
+        where = tuple(int(x) for x in bad)
+        raise ValueError(
+            f"{name} has NaN or infinite entries (first at {where}); forbid pairs with mask= instead of infinite costs"
+        )
+    return a
+
+
+def _layers(name: str, a: Any, dtype: type) -> np.ndarray:
+    a = np.ascontiguousarray(a, dtype=dtype)
+    if a.ndim not in (2, 3):
+        raise ValueError(f"{name} must be (n, m), or (B, n, m) for a batch; got shape {a.shape}")
+    return _finite(name, a if a.ndim == 3 else a[None])
+
+
+def _structure(name: str, C: Any, dtype: type) -> Dense | None:
+    if C is None:
+        return None
+    if not isinstance(C, Dense):
+        C = np.ascontiguousarray(C, dtype=dtype)
+        if C.ndim not in (2, 3) or C.shape[-1] != C.shape[-2]:
+            raise ValueError(f"{name} must be square, (n, n) or (B, n, n); got shape {C.shape}")
+        _finite(name, C)
+    return as_structure(C)
+
+
+def _weights(name: str, w: Any, B: int, n: int) -> np.ndarray:
+    if w is None:
+        return np.full((B, n), 1.0 / n)
+    w = np.asarray(w, dtype=float)
+    if w.ndim not in (1, 2) or w.shape[-1] != n:
+        raise ValueError(f"{name} must have {n} entries, one for each point; got shape {w.shape}")
+    _finite(name, w)
+    if (w < 0).any():
+        raise ValueError(f"{name} has negative weights (smallest {w.min():g}); weights must be 0 or more")
+    w = np.broadcast_to(w, (B, n)).copy()
+    if (w.sum(1) <= 0).any():
+        raise ValueError(f"{name} sums to zero: at least one weight must be positive")
+    return w
+
+
+def _positive_first(w: np.ndarray) -> np.ndarray | None:
+    """Order that puts the points with weight first; None where they are first already."""
+    positive = w > 0
+    if positive.all() or (np.diff(positive.astype(np.int8), axis=1) <= 0).all():
+        return None
+    return np.argsort(~positive, axis=1, kind="stable")
+
+
+def _gather(a: Any, rows: np.ndarray, cols: np.ndarray) -> Any:
+    if a is None:
+        return None
+    return np.stack([np.ascontiguousarray(a[b % len(a)][np.ix_(r, c)]) for b, (r, c) in enumerate(zip(rows, cols, strict=True))])
+
+
+# ------------------------------------------------------------------------------------------------------------------ options
+
+
+def _check_choices(loss: str, normalize: str | None) -> None:
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}; choose one of {LOSSES}")
+    if loss != "square":
+        raise NotImplementedError(f"loss={loss!r} is planned, not done; loss='square' works")
+    if normalize not in (None, "mean", "max"):
+        raise ValueError(f"unknown normalize {normalize!r}; choose None, 'mean' or 'max'")
+
+
+def _number(name: str, x: Any, B: int) -> np.ndarray:
+    try:
+        x = np.asarray(x, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {x!r}") from None
+    if x.ndim > 1 or (x.ndim == 1 and len(x) != B):
+        raise ValueError(f"{name} must be one number, or one for each of the {B} problems; got shape {x.shape}")
+    if np.isnan(x).any():
+        raise ValueError(f"{name} is NaN")
+    return np.broadcast_to(x, (B,)).astype(float)
+
+
+def _weights_of_terms(alpha: Any, M: Any, D1: Any, B: int) -> tuple[np.ndarray, np.ndarray]:
+    if alpha is None:
+        alpha = 0.0 if D1 is None else 1.0 if M is None else 0.5
+    alpha = _number("alpha", alpha, B)
+    if ((alpha < 0) | (alpha > 1)).any():
+        raise ValueError(f"alpha must be in [0, 1], the weight of the Gromov-Wasserstein term; got {alpha.max():g}")
+    if M is None and (alpha < 1).any():
+        raise ValueError(
+            f"alpha={alpha.min():g} weighs a feature cost, but M is None: pass M, or alpha=1 for pure Gromov-Wasserstein"
+        )
+    if D1 is None and (alpha > 0).any():
+        raise ValueError(f"alpha={alpha.max():g} weighs structures, but C1 and C2 are None: pass them, or alpha=0 for linear OT")
+    return 1 - alpha, alpha
+
+
+def _marginals(
+    m: Any, tau: Any, P: np.ndarray, Q: np.ndarray, p: np.ndarray, q: np.ndarray, slack: float
+) -> tuple[Marginals, np.ndarray, np.ndarray, np.ndarray]:
+    """Marginal rules, fixed mass (NaN: none), caps of the potentials, and q with its total made exact."""
+    B = len(P)
+    none, free = np.full(B, np.nan), np.full((B, 2), np.inf)
+    if m is not None and tau is not None:
+        raise ValueError("m and tau are two ways to relax the marginals: pass one of them")
+    if isinstance(m, str):
+        if m != "auto":
+            raise ValueError(f"m must be a number or 'auto', got {m!r}")
+        raise NotImplementedError("m='auto' is planned, not done: pass the mass to transport, for example m=0.7")
+    if m is not None:
+        mass, most = _number("m", m, B), np.minimum(P, Q)
+        if (mass <= 0).any() or (mass > most * (1 + slack)).any():
+            b = int(np.argmax((mass <= 0) | (mass > most * (1 + slack))))
+            raise ValueError(
+                f"m={mass[b]:g} cannot be transported: it must be above 0 and at most min(sum p, sum q) = {most[b]:.10g}"
+            )
+        full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
+        q = np.where(full.all(1)[:, None], q * (P / Q)[:, None], q)
+        cap = np.where(full, np.inf, 0.0)
+        kind = partial_mass(*full[0]) if (full == full[0]).all() else partial_mass()
+        return kind, np.where(full.any(1), np.nan, np.minimum(mass, most)), cap, q
+    if tau is not None:
+        t = np.asarray(tau, dtype=float)
+        if t.shape not in ((), (2,)) or np.isnan(t).any() or (t < 0).any():
+            raise ValueError(f"tau must be one price of marginal error, or a pair (rows, columns), 0 or more; got {tau!r}")
+        t1, t2 = (float(x) for x in np.broadcast_to(t, (2,)))
+        if t1 == t2 == 0:
+            raise ValueError("tau=0 on both sides leaves no constraint on the plan: give at least one side a price")
+        if t1 < np.inf or t2 < np.inf:
+            return kl_penalty(t1, t2), none, free, q
+    if (np.abs(P - Q) > slack * np.maximum(P, Q)).any():
+        b = int(np.argmax(np.abs(P - Q)))
+        raise ValueError(
+            f"balanced transport needs equal totals, but sum p = {P[b]:.10g} and sum q = {Q[b]:.10g}: "
+            "normalise the weights, or relax the marginals with m= or tau="
+        )
+    return balanced(), none, free, q * (P / Q)[:, None]
+
+
+def _normalized(
+    how: str, M: Any, D1: Any, D2: Any, p: np.ndarray, q: np.ndarray, scale: np.ndarray, w_lin: np.ndarray, w_quad: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the terms after scaling: "mean": <|M|, T> = 1 and E(T) = 1 at the product plan of mass one; "max": entries at most 1."""
+    B = len(p)
+    if M is not None:
+        size = [
+            np.abs(M[b % len(M)]).max() if how == "max" else p[b] @ np.abs(M[b % len(M)]) @ q[b] / (p[b].sum() * q[b].sum())
+            for b in range(B)
+        ]
+        w_lin = w_lin / np.where(np.array(size) > 0, size, 1.0)
+    if D1 is not None:
+        w_quad = w_quad / np.array([_structure_size(how, D1.array, D2.array, p[b], q[b], b) for b in range(B)])
+    return w_lin, w_quad
+
+
+def _structure_size(how: str, A: np.ndarray, C: np.ndarray, p: np.ndarray, q: np.ndarray, b: int) -> float:
+    A, C = A[b % len(A)].astype(float), C[b % len(C)].astype(float)
+    if how == "max":
+        s = float(max(A.max() - C.min(), C.max() - A.min())) ** 2
+    else:
+        p, q = p / p.sum(), q / q.sum()
+        s = float(p @ (A * A) @ p + q @ (C * C) @ q - 2 * (p @ A @ p) * (q @ C @ q))
+    return s if s > 0 else 1.0
+
+
+def _entropy_weight(
+    reg: Any, reg_rel: Any, M: Any, D1: Any, D2: Any, w_lin: np.ndarray, w_quad: np.ndarray, B: int
+) -> np.ndarray:
+    eps = _number("reg", reg, B)
+    if (eps < 0).any() or np.isinf(eps).any():
+        raise ValueError(f"reg must be 0 (exact) or positive and finite (entropic), got {reg!r}")
+    if reg_rel is None:
+        return eps
+    if (eps > 0).any():
+        raise ValueError("reg and reg_rel are the same weight in two units: pass one of them")
+    share = _number("reg_rel", reg_rel, B)
+    if (share <= 0).any() or np.isinf(share).any():
+        raise ValueError(f"reg_rel must be positive and finite, a share of the cost range; got {reg_rel!r}")
+    span = np.zeros(B)
+    for b in range(B):
+        if M is not None:
+            span[b] += w_lin[b] * float(np.ptp(M[b % len(M)]))
+        if D1 is not None:
+            span[b] += w_quad[b] * _structure_size("max", D1.array, D2.array, np.ones(1), np.ones(1), b)
+    return share * np.where(span > 0, span, 1.0)
+
+
+def _reference(
+    reference: Any, mask: Any, eps: np.ndarray, product: np.ndarray, shape: tuple[int, int, int], dtype: type
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """bias = -eps log Q with forbidden pairs, the constant of a constant Q (None: Q = p q'), and sum Q."""
+    B, n, k = shape
+    bias, constant, total = None, None, product
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape not in ((n, k), (B, n, k)):
+            raise ValueError(f"mask must be boolean, ({n}, {k}), True where a pair is allowed; got {mask.dtype} {mask.shape}")
+        bias = np.where(mask if mask.ndim == 3 else mask[None], 0.0, FORBIDDEN).astype(dtype)
+    if reference is None:
+        return bias, constant, total
+    if not (eps > 0).all():
+        raise ValueError("reference is the reference plan of the entropy: it needs reg > 0")
+    Q = np.asarray(reference, dtype=float)
+    if Q.shape not in ((), (n, k), (B, n, k)) or not np.isfinite(Q).all() or (Q < 0).any() or (Q.ndim == 0 and Q == 0):
+        raise ValueError(
+            f"reference must be a positive number or a plan ({n}, {k}) with entries 0 (forbidden) or more; got shape {Q.shape}"
+        )
+    if Q.ndim == 0:
+        return bias, np.full(B, float(Q)), np.full(B, float(Q) * n * k)
+    Q = np.broadcast_to(Q, (B, n, k))
+    prior = np.where(Q > 0, -eps[:, None, None] * np.log(np.where(Q > 0, Q, 1)), FORBIDDEN)
+    bias = prior.astype(dtype) if bias is None else np.minimum(prior + bias, FORBIDDEN).astype(dtype)
+    return bias, np.ones(B), Q.sum((1, 2))

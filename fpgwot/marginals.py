@@ -1,0 +1,49 @@
+"""What a plan owes to its weights p and q: one numeric form for every kind of marginal.
+
+Each side has a price tau of the divergence tau KL(T1 || p): infinite is a hard marginal, zero a free one. A capped side is
+an inequality, T1 <= p. A fixed mass is the constraint sum T = m. In the scaling iteration the row potential is then always
+
+    f <- min( rho (eps log p - eps log row kernel), cap ),    rho = tau / (tau + eps),    cap = 0 on a capped side, else inf.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Marginals:
+    """Marginal rules of a problem; make one with `balanced`, `partial_mass` or `kl_penalty`."""
+
+    kind: str
+    tau: tuple[float, float] = (np.inf, np.inf)
+    capped: tuple[bool, bool] = (False, False)
+    fixed_mass: bool = False
+
+    @property
+    def is_hard(self) -> bool:
+        """Every constraint is exact (a linear program can state it)."""
+        return all(t in (0.0, np.inf) for t in self.tau)
+
+
+def balanced() -> Marginals:
+    """T1 = p and T'1 = q."""
+    return Marginals("balanced")
+
+
+def partial_mass(full_rows: bool = False, full_columns: bool = False) -> Marginals:
+    """T1 <= p, T'1 <= q and sum T = m.
+
+    Where m is the whole mass of a side, that side is an equality and carries the mass constraint: a multiplier of its own
+    would have no finite value.
+    """
+    if full_rows and full_columns:
+        return balanced()
+    return Marginals("partial", capped=(not full_rows, not full_columns), fixed_mass=not (full_rows or full_columns))
+
+
+def kl_penalty(tau1: float, tau2: float) -> Marginals:
+    """tau1 KL(T1 || p) + tau2 KL(T'1 || q); infinity is a hard marginal, 0 leaves the side free."""
+    return Marginals("kl", tau=(float(tau1), float(tau2)))

@@ -1,0 +1,532 @@
+"""The exact solver against independent oracles: SciPy's linear programs, brute force, finite differences, and POT."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+from scipy.sparse import coo_matrix
+
+from fpgwot._backends import network_simplex, numpy_lp
+from fpgwot._backends.numba_cpu import lp as numba_lp
+from fpgwot._solvers import frank_wolfe, linear_program
+from fpgwot._solvers.frank_wolfe import Energy, solve
+from fpgwot._solvers.linear_program import LinearProgram
+from fpgwot.marginals import balanced, kl_penalty, partial_mass
+from fpgwot.structure import Dense
+
+PRIMITIVES = [
+    *("fgw_gradient", "lp_reduce", "lp_candidates", "lp_violated", "lp_arcs", "lp_flow", "plan_sums", "plan_pairing"),
+    *("product_factors", "square_matvec", "plan_energy", "active_weights"),
+]
+
+
+def backend(module):
+    return SimpleNamespace(sparse_lp=network_simplex.sparse_lp, **{name: getattr(module, name) for name in PRIMITIVES})
+
+
+NUMBA, NUMPY = backend(numba_lp), backend(numpy_lp)
+
+
+# ------------------------------------------------------------------------------------------------------------- oracles
+def energy(C1, C2, T):
+    """E by its definition, all four indices."""
+    return np.einsum("ijkl,ij,kl->", (C1[:, None, :, None] - C2[None, :, None, :]) ** 2, T, T, optimize=True)
+
+
+def objective(M, C1, C2, T, w_lin, w_quad):
+    """F without the four-index array, for larger problems."""
+    mu, nu = T.sum(1), T.sum(0)
+    E = mu @ (C1 * C1) @ mu + nu @ (C2 * C2) @ nu - 2 * np.sum((C1 @ T @ C2.T) * T)
+    return w_lin * (0.0 if M is None else np.sum(M * T)) + w_quad * E
+
+
+def highs(G, p, q, rule, mass=None, allowed=None):
+    """min <G,T> by HiGHS over the constraints as they are written down: no dummies, no arcs."""
+    n, m = G.shape
+    sums = np.zeros((n + m, n * m))
+    for i, j in itertools.product(range(n), range(m)):
+        sums[i, i * m + j] = sums[n + j, i * m + j] = 1
+    bounds = [(0, None if allowed is None or ok else 0) for ok in (np.ones(G.shape) if allowed is None else allowed).ravel()]
+    cost = (G if allowed is None else np.where(allowed, G, 0.0)).ravel()
+    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    if rule == "balanced":
+        args = {"A_eq": sums, "b_eq": np.concatenate((p, q * (p.sum() / q.sum())))}
+    elif rule == "partial":
+        args = {"A_ub": sums, "b_ub": np.concatenate((p, q)), "A_eq": np.ones((1, n * m)), "b_eq": [mass]}
+    elif rule == "rows":
+        args = {"A_eq": sums[:n], "b_eq": p}
+    else:
+        args = {"A_eq": sums[n:], "b_eq": q}
+    result = linprog(cost, bounds=bounds, method="highs-ds", options=options, **args)
+    assert result.status == 0, result.message
+    return result.fun
+
+
+def random_problem(n, m, seed, symmetric=True, uniform=False):
+    rng = np.random.default_rng(seed)
+    M, C1, C2 = rng.normal(size=(n, m)), rng.normal(size=(n, n)), rng.normal(size=(m, m))
+    if symmetric:
+        C1, C2 = C1 + C1.T, C2 + C2.T
+    p, q = (np.full(k, 1 / k) if uniform else rng.dirichlet(np.full(k, 3.0)) for k in (n, m))
+    return M, C1, C2, p, q
+
+
+def sequences(n, m, seed):
+    """Two noisy sequences of eight steps, two of them swapped, a quarter of the frames background."""
+    rng = np.random.default_rng(seed)
+    steps, order = rng.normal(size=(8, 16)), np.array([0, 1, 2, 4, 3, 5, 6, 7])
+    X, Y = (steps[o[np.arange(k) * 8 // k]] + 0.7 * rng.normal(size=(k, 16)) for k, o in ((n, np.arange(8)), (m, order)))
+    for Z in (X, Y):
+        Z[rng.random(len(Z)) < 0.25] = rng.normal(size=16)
+        Z /= np.linalg.norm(Z, axis=1, keepdims=True)
+    C1, C2 = (np.abs(np.subtract.outer(np.arange(k), np.arange(k))) / k for k in (n, m))
+    return 1 - X @ Y.T, C1, C2, np.full(n, 1 / n), np.full(m, 1 / m)
+
+
+def rules(mass):
+    """Arguments of `solve` for a mass, or for None (balanced), "rows", "columns"."""
+    if mass is None:
+        return {"marginals": balanced(), "mass": None}
+    if isinstance(mass, str):
+        return {"marginals": kl_penalty(np.inf, 0) if mass == "rows" else kl_penalty(0, np.inf), "mass": None}
+    return {"marginals": partial_mass(), "mass": mass}
+
+
+def fgw(M, C1, C2, p, q, mass=None, alpha=0.5, be=NUMBA, **options):
+    C1, C2 = (None if C is None else Dense(np.ascontiguousarray(C)) for C in (C1, C2))
+    return solve(be, M, C1, C2, p, q, w_lin=1 - alpha, w_quad=alpha, **rules(mass), **options)
+
+
+def check(res, p, q, mass=None, tol=1e-12):
+    """Feasibility, and the signs and complementary slackness of the duals."""
+    T, row, col, total = res.plan, res.plan.sum(1), res.plan.sum(0), res.plan.sum()
+    assert T.min() >= 0
+    scale = max(1.0, np.abs(res.gradient[res.gradient < 1e29]).max())
+    if mass != "columns":
+        assert np.all(row <= p + tol)
+    if mass != "rows":
+        assert np.all(col <= q + tol)
+    if mass is None or mass == "rows":
+        np.testing.assert_allclose(row, p, atol=tol)
+    if mass is None or mass == "columns":
+        np.testing.assert_allclose(col, q, atol=tol)
+    if isinstance(mass, float):
+        assert abs(total - mass) <= tol * mass
+        assert res.f.max() <= 0 and res.g.max() <= 0
+    elif mass in ("rows", "columns"):
+        assert res.h == 0 and np.all((res.g if mass == "rows" else res.f) == 0)
+    reduced = res.gradient - res.f[:, None] - res.g - res.h
+    assert reduced.min() >= -1e-11 * scale
+    # every part of the duality gap is one of complementary slackness, none is negative, and they add up to the gap
+    assert res.f @ (row - p) + res.g @ (col - q) + np.sum(reduced * T) == pytest.approx(res.gap, abs=1e-11 * scale * total)
+    if res.status == "converged":
+        assert res.gap <= 1e-8 * scale * total
+
+
+MODES = [None, 0.8, 0.3, "rows", "columns"]
+RULE = {None: "balanced", "rows": "rows", "columns": "columns"}
+
+
+# --------------------------------------------------------------------------------------------------- linear programs
+@pytest.mark.parametrize("be", [NUMBA, NUMPY], ids=["numba", "numpy"])
+@pytest.mark.parametrize("mass", MODES)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 5), (7, 4), (9, 12), (34, 31)])
+def test_linear_ot_equals_linprog(n, m, mass, be, monkeypatch):
+    M, _, _, p, q = random_problem(n, m, seed=n)
+    for all_arcs in (0, 10**6) if n * m < 200 else (0,):
+        monkeypatch.setattr(linear_program, "ALL_ARCS_UP_TO", all_arcs)
+        for shift in (0.0, -5.0, 5.0):
+            res = fgw(M + shift, None, None, p, q, mass, alpha=0.0, be=be)
+            assert res.status == "converged" and res.value_quad == 0
+            assert res.value_linear == pytest.approx(
+                highs(M + shift, p, q, RULE.get(mass, "partial"), mass), abs=1e-10 * (1 + abs(shift))
+            )
+            check(res, p, q, mass)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mass", [None, 0.7])
+def test_few_arcs_are_as_good_as_all(seed, mass, monkeypatch):
+    """Structured costs, several rounds: started from one arc a node, the dual check must find what is missing."""
+    M, _, _, p, q = sequences(60, 50, seed)
+    monkeypatch.setattr(linear_program, "K_COLD", 1)
+    few = fgw(M, None, None, p, q, mass, alpha=0.0)
+    monkeypatch.setattr(linear_program, "ALL_ARCS_UP_TO", 10**6)
+    everything = fgw(M, None, None, p, q, mass, alpha=0.0)
+    assert few.n_rounds > 1 and everything.n_rounds == 1
+    assert few.value_linear == pytest.approx(everything.value_linear, rel=1e-12)
+    check(few, p, q, mass)
+
+
+def test_later_programs_start_from_the_last_one():
+    M, _, _, p, q = sequences(90, 80, 0)
+    lp = LinearProgram(NUMBA, p, q, partial_mass(), 0.6, M)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        G = M + 0.05 * rng.normal(size=M.shape)
+        code, x, low = lp(G, np.abs(G).max())
+        fresh = fgw(G, None, None, p, q, 0.6, alpha=0.0)
+        assert x @ G.ravel()[code] == pytest.approx(fresh.value_linear, abs=1e-13)
+        assert np.all(np.diff(code) > 0) and -1e-12 < low <= 0
+
+
+def test_public_simplex_gives_the_same(monkeypatch):
+    M, C1, C2, p, q = sequences(40, 40, 1)
+    private = fgw(M, C1, C2, p, q, 0.8)
+    monkeypatch.setattr(network_simplex, "_compiled", lambda: None)
+    public = fgw(M, C1, C2, p, q, 0.8)
+    np.testing.assert_allclose(public.plan, private.plan, atol=1e-15)
+    check(public, p, q, 0.8)
+
+
+def test_compiled_simplex_has_the_signature_we_use():
+    compiled = network_simplex._compiled()
+    assert compiled is not None, "POT moved its sparse routine; the slower public one is used"
+    ends = np.array([0, 1], np.uint64)
+    out = compiled(np.array([0.4, 0.6]), np.array([0.4, 0.6]), ends, ends, np.array([1.0, 2.0]), 1000, np.zeros(2), np.zeros(2))
+    assert len(out) == 7 and out[3] == pytest.approx(1.6) and out[6] == 1
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_infeasible_arcs_raise(private, monkeypatch):
+    if not private:
+        monkeypatch.setattr(network_simplex, "_compiled", lambda: None)
+    ends = np.array([0, 1], np.uint64), np.array([0, 0], np.uint64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(network_simplex.LinearProgramError, match="no feasible flow"):
+            network_simplex.sparse_lp(np.array([0.5, 0.5]), np.array([0.5, 0.5]), *ends, np.ones(2))
+
+
+# ---------------------------------------------------------------------------------------------------- primitives' twins
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 4), (5, 9, 3), (40, 33, 8), (130, 70, 16), (300, 290, 8)])
+def test_lp_primitives_equal_their_twins(n, m, k):
+    rng = np.random.default_rng(n)
+    G = rng.normal(size=(n, m))
+    G[rng.random((n, m)) < 0.1] = 1e30
+    top = np.abs(G[G < 1e29]).max(initial=0.0)
+    u, v = NUMBA.lp_reduce(G, top)
+    np.testing.assert_allclose((*u, *v), np.concatenate(NUMPY.lp_reduce(G, top)), atol=1e-15)
+    extra = rng.choice(n * m, size=min(5, n * m))
+    fast, plain = NUMBA.lp_candidates(G, u, v, k, extra), NUMPY.lp_candidates(G, u, v, k, extra)
+    assert np.all(np.diff(fast) > 0) and np.isin(plain, fast).all()
+    assert np.isin(fast[G.ravel()[fast] >= 1e29], extra).all()
+    assert len(fast) <= 3 * k * (n + m) + 5
+    ends = np.arange(3), np.full(3, m)
+    for a, b in zip(NUMBA.lp_arcs(G, fast, *ends, 7.0), NUMPY.lp_arcs(G, fast, *ends, 7.0), strict=True):
+        np.testing.assert_array_equal(a, b)
+    flow = rng.integers(0, n + 1, 20).astype(np.uint64), (np.arange(20) % (m + 1)).astype(np.uint64), rng.normal(size=20)
+    flow = tuple(x[np.unique(flow[0] * np.uint64(m + 1) + flow[1], return_index=True)[1][::-1]] for x in flow)
+    for a, b in zip(NUMBA.lp_flow(*flow, n, m), NUMPY.lp_flow(*flow, n, m), strict=True):
+        np.testing.assert_array_equal(a, b)
+    w = v + 0.3 * rng.random(m)
+    for limit in (-1e-12, -0.2, -10.0):
+        (codes, low), (plain, plain_low) = NUMBA.lp_violated(G, u, w, k, limit), NUMPY.lp_violated(G, u, w, k, limit)
+        np.testing.assert_array_equal(codes, plain)
+        assert low == pytest.approx(plain_low, abs=1e-14)
+
+
+def test_parallel_forms_equal_the_serial_ones(monkeypatch):
+    """Blocks do not depend on the number of threads; only the threshold that picks a form is moved here."""
+    M, C1, C2, p, q = sequences(150, 130, 3)
+    serial = fgw(M, C1, C2, p, q, 0.8)
+    for name in ("_gradient", "_column_limits", "_near_pairs", "_violated", "_plan_energy"):
+        monkeypatch.setattr(getattr(numba_lp, name), "PARALLEL_FROM", 0, raising=False)
+    parallel = fgw(M, C1, C2, p, q, 0.8)
+    np.testing.assert_allclose(parallel.plan, serial.plan, atol=1e-15)
+    assert parallel.value_quad == pytest.approx(serial.value_quad, rel=1e-13)
+
+
+def test_plan_primitives_equal_their_twins():
+    rng = np.random.default_rng(0)
+    n, m = 23, 17
+    M, A, s1, s2 = rng.normal(size=(n, m)), rng.normal(size=(n, m)), rng.random(n), rng.random(m)
+    M[3, 4] = 1e30
+    for args in ((M, A), (None, A)):
+        G, H = np.empty((n, m)), np.empty((n, m))
+        tops = [be.fgw_gradient(*args, s1, s2, 0.3, 0.7, X) for be, X in ((NUMBA, G), (NUMPY, H))]
+        np.testing.assert_allclose(G, H, atol=1e-14)
+        assert tops[0] == pytest.approx(tops[1], abs=1e-14) and tops[0] < 100
+    (code, x), (code0, x0) = ((np.sort(rng.choice(n * m, k, replace=False)), rng.random(k)) for k in (30, 25))
+    for X in (M, None):
+        for a, b in zip(NUMBA.plan_sums(code, x, X, A), NUMPY.plan_sums(code, x, X, A), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-13)
+    assert NUMBA.plan_pairing(code, x, s1, s2, A) == pytest.approx(NUMPY.plan_pairing(code, x, s1, s2, A), rel=1e-13)
+    X1, X2 = rng.normal(size=(n, n)), rng.normal(size=(m, m))
+    assert np.allclose(NUMBA.square_matvec(X1, s1), NUMPY.square_matvec(X1, s1), rtol=1e-13)
+    i, j = np.divmod(code, m)
+    assert NUMBA.plan_energy(i, j, x, X1, X2) == pytest.approx(NUMPY.plan_energy(i, j, x, X1, X2), rel=1e-13)
+    D, D0 = (coo_matrix((z, np.divmod(c, m)), shape=(n, m)).toarray() for c, z in ((code, x), (code0, x0)))
+    for be in (NUMBA, NUMPY):
+        L, R = be.product_factors(code, x, code0, x0, X1, X2)
+        np.testing.assert_allclose(L.T @ R, X1.T @ (D - D0) @ X2, atol=1e-12)
+        L, R = be.product_factors(code, x, code[2:], x[2:], X1, X2)
+        assert len(L) <= 2
+    H, c = rng.normal(size=(6, 6)), rng.normal(size=6)
+    H = H @ H.T
+    w = [be.active_weights(H, c, np.full(6, 1 / 6), 1e-12, 10000) for be in (NUMBA, NUMPY)]
+    np.testing.assert_allclose(w[0], w[1], atol=1e-9)
+    g = c + 2 * H @ w[0]
+    assert w[0].min() >= 0 and w[0].sum() == pytest.approx(1) and g[w[0] > 0].max() - g.min() <= 1e-9
+
+
+# ------------------------------------------------------------------------------------------------- energy and gradient
+@pytest.mark.parametrize("skew", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("be", [NUMBA, NUMPY], ids=["numba", "numpy"])
+def test_gradient_is_the_derivative(skew, be):
+    """Central differences of the definition in every direction e_i e_j', at a plan that is not a vertex."""
+    n, m, alpha = 6, 5, 0.6
+    M, C1, C2, p, q = random_problem(n, m, 3, symmetric=False)
+    C1, C2 = (C if s else C + C.T for C, s in zip((C1, C2), skew, strict=True))
+    T = 0.6 * np.outer(p, q) + 0.4 * np.diag(np.ones(n))[:, :m] / n
+    res = fgw(M, C1, C2, T.sum(1), T.sum(0), None, alpha, be=be, T0=T, max_iter=1)
+
+    def F(T):
+        return (1 - alpha) * np.sum(M * T) + alpha * energy(C1, C2, T)
+
+    eps, expected = 1e-5, np.empty((n, m))
+    for i, j in itertools.product(range(n), range(m)):
+        D = np.zeros((n, m))
+        D[i, j] = eps
+        expected[i, j] = (F(T + D) - F(T - D)) / (2 * eps)
+    np.testing.assert_allclose(res.gradient, expected, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(res.plan, T, atol=1e-15)
+    assert res.value_quad == pytest.approx(alpha * energy(C1, C2, T), rel=1e-12)
+    assert res.value_linear == pytest.approx((1 - alpha) * np.sum(M * T), rel=1e-12)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_products_by_difference(symmetric):
+    rng = np.random.default_rng(5)
+    _, C1, C2, _, _ = random_problem(30, 26, 5, symmetric)
+    e = Energy(NUMBA, Dense(C1), Dense(C2))
+    last, A = frank_wolfe.EMPTY, None
+    for size in (20, 24, 700, 3):
+        code = np.sort(rng.choice(30 * 26, size, replace=False))
+        x = rng.random(size)
+        A, last = e.product(code, x, last, A), (code, x)
+        T = coo_matrix((x, np.divmod(code, 26)), shape=(30, 26)).toarray()
+        np.testing.assert_allclose(A, (C1 @ T @ C2.T + C1.T @ T @ C2) / 2, atol=1e-11)
+        assert e.value(code, x) == pytest.approx(energy(C1, C2, T), rel=1e-11)
+
+
+# ------------------------------------------------------------------------------------------------------ the whole solver
+@pytest.mark.parametrize("mass", MODES)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("n", "m", "seed"), [(5, 7, 0), (8, 6, 1), (12, 12, 2), (30, 32, 3)])
+def test_converges_to_a_stationary_point(n, m, seed, symmetric, mass):
+    """The gap, computed again from the plan with another gradient and another linear program, is zero."""
+    alpha = 0.5
+    M, C1, C2, p, q = random_problem(n, m, seed, symmetric)
+    res = fgw(M, C1, C2, p, q, mass, alpha)
+    T = res.plan
+    assert res.status == "converged"
+    check(res, p, q, mass)
+    mu, nu = T.sum(1), T.sum(0)
+    s1, s2 = (C1**2 + C1.T**2) @ mu / 2, (C2**2 + C2.T**2) @ nu / 2
+    G = (1 - alpha) * M + 2 * alpha * (s1[:, None] + s2 - C1 @ T @ C2.T - C1.T @ T @ C2)
+    np.testing.assert_allclose(res.gradient, G, atol=1e-11)
+    gap = np.sum(G * T) - highs(G, p, q, RULE.get(mass, "partial"), mass)
+    F = objective(M, C1, C2, T, 1 - alpha, alpha)
+    assert gap <= 1e-8 * max(1, abs(F)) and res.gap <= 1e-9 * abs(F) + 1e-12
+    assert res.value_linear + res.value_quad == pytest.approx(F, rel=1e-11)
+    assert np.all(np.diff(res.history[:, 0]) <= 1e-12 * np.abs(res.history[:-1, 0]))
+    assert res.history[-1, 0] == pytest.approx(F, rel=1e-10)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_line_search_is_exact(symmetric):
+    """After one step F is the minimum of the segment: checked on a grid, inside it and at its end."""
+    inside = 0
+    for seed in range(8):
+        M, C1, C2, p, q = random_problem(9, 8, seed, symmetric)
+        if seed % 2:  # -2 <C1 T C2, T> is convex: the minimum may lie inside
+            M, C1, C2 = 0.1 * M, 0.3 * C1 + C1 @ C1.T, 0.3 * C2 - C2 @ C2.T
+        first, second = (fgw(M, C1, C2, p, q, 0.8, max_iter=k) for k in (1, 2))
+        D = second.plan - first.plan
+        gamma = 1.0 if np.count_nonzero(second.plan) <= 18 else 1 - (second.plan / first.plan).min()
+        inside += gamma < 1
+        F = [objective(M, C1, C2, first.plan + t / gamma * D, 0.5, 0.5) for t in np.linspace(0, 1, 101)]
+        assert objective(M, C1, C2, second.plan, 0.5, 0.5) <= min(F) + 1e-13 * abs(F[0])
+        assert second.history[1, 0] == pytest.approx(objective(M, C1, C2, second.plan, 0.5, 0.5), rel=1e-12)
+    assert 0 < inside < 8
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_brute_force_over_permutations(seed):
+    """Squared distances of the line make E concave on balanced plans: the optimum is a permutation, and ours is none better."""
+    rng = np.random.default_rng(seed)
+    n = 5
+    x, y, M = rng.random(n), rng.random(n), rng.random((n, n))
+    C1, C2 = (np.subtract.outer(z, z) ** 2 for z in (x, y))
+    p = np.full(n, 1 / n)
+    best = min(objective(M, C1, C2, np.eye(n)[list(s)] / n, 0.5, 0.5) for s in itertools.permutations(range(n)))
+    res = fgw(M, C1, C2, p, p)
+    F = objective(M, C1, C2, res.plan, 0.5, 0.5)
+    assert best - 1e-14 <= F <= best * 1.15
+    found = min(
+        objective(M, C1, C2, fgw(M, C1, C2, p, p, T0=np.eye(n)[list(s)] / n).plan, 0.5, 0.5)
+        for s in itertools.permutations(range(n))
+    )
+    assert found == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (48, 64), (128, 128), (256, 240)])
+@pytest.mark.parametrize("mass", [None, 0.8])
+def test_never_above_pot(n, m, mass):
+    ot = pytest.importorskip("ot")
+    M, C1, C2, p, q = sequences(n, m, n)
+    res = fgw(M, C1, C2, p, q, mass, alpha=0.3)
+    check(res, p, q, mass)
+    assert res.status == "converged"
+    if mass is None:
+        T = ot.gromov.fused_gromov_wasserstein(M, C1, C2, p, q, alpha=0.3)
+    else:
+        T = ot.gromov.partial_fused_gromov_wasserstein(M, C1, C2, p, q, m=mass, alpha=0.3, numItermax=10**7)
+    pot = objective(M, C1, C2, T, 0.7, 0.3)
+    assert objective(M, C1, C2, res.plan, 0.7, 0.3) <= pot * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("mass", [None, 0.7, "rows"])
+def test_both_backends_reach_the_same_value(mass):
+    M, C1, C2, p, q = sequences(45, 50, 9)
+    ours, plain = (fgw(M, C1, C2, p, q, mass, be=be) for be in (NUMBA, NUMPY))
+    assert plain.status == "converged"
+    check(plain, p, q, mass)
+    assert ours.value_linear + ours.value_quad == pytest.approx(plain.value_linear + plain.value_quad, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_optimum_inside_a_face(seed):
+    """Indefinite structures: the optimum is a mixture of vertices, which plain conditional gradient approaches in 1/k."""
+    M, C1, C2, p, q = random_problem(48, 48, seed, uniform=True)
+    M = M - M.min()
+    res = fgw(M / M.max(), C1 / np.abs(C1).max(), C2 / np.abs(C2).max(), p, q, 0.8, tol=1e-11)
+    assert res.status == "converged" and res.n_iter < 80
+    check(res, p, q, 0.8)
+
+
+def test_linear_in_the_start():
+    """A stationary start stays; a stop is obeyed and reports the plan it stopped at."""
+    M, C1, C2, p, q = sequences(40, 40, 2)
+    res = fgw(M, C1, C2, p, q, 0.7)
+    again = fgw(M, C1, C2, p, q, 0.7, T0=res.plan)
+    assert again.n_iter == 1
+    np.testing.assert_allclose(again.plan, res.plan, atol=1e-15)
+    seen = []
+    stopped = fgw(M, C1, C2, p, q, 0.7, callback=lambda *args: seen.append(args) or len(seen) == 2)
+    assert stopped.status == "stopped" and len(seen) == 2 == stopped.n_iter
+    assert seen[1][1] == pytest.approx(objective(M, C1, C2, stopped.plan, 0.5, 0.5), rel=1e-12)
+    capped = fgw(M, C1, C2, p, q, 0.7, max_iter=1)
+    assert capped.status == "max_iter" and capped.gap > 1e-3
+    np.testing.assert_allclose(capped.plan, 0.7 * np.outer(p, q), atol=1e-16)
+
+
+# ----------------------------------------------------------------------------------------------------------- edge cases
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (3, 1)])
+@pytest.mark.parametrize("mass", MODES)
+def test_one_point(n, m, mass):
+    M, C1, C2, p, q = random_problem(n, m, 0)
+    res = fgw(M, C1, C2, p, q, mass)
+    assert res.status == "converged"
+    check(res, p, q, mass)
+
+
+@pytest.mark.parametrize("n", [20, 60])
+@pytest.mark.parametrize("mass", [None, 0.5])
+def test_equal_structures_reach_zero_and_stop(n, mass):
+    C = np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / n
+    p = np.full(n, 1 / n)
+    res = fgw(None, C, C, p, p, mass, alpha=1.0, T0=np.eye(n) / n * (mass or 1))
+    assert res.status == "converged" and res.value_quad == 0 and res.n_iter == 1
+    res = fgw(None, C, C, p, p, mass, alpha=1.0)
+    assert res.status == "converged" and res.n_iter < 100
+    check(res, p, p, mass)
+
+
+@pytest.mark.parametrize("mass", [None, 0.5, "rows"])
+@pytest.mark.parametrize("constant", [0.0, 3.0, -3.0])
+def test_constant_costs(mass, constant):
+    p, q = np.full(30, 1 / 30), np.full(28, 1 / 28)
+    res = fgw(np.full((30, 28), constant), np.zeros((30, 30)), np.zeros((28, 28)), p, q, mass)
+    assert res.status == "converged"
+    assert res.value_linear == pytest.approx(0.5 * constant * (mass if isinstance(mass, float) else 1), abs=1e-12)
+    check(res, p, q, mass)
+
+
+@pytest.mark.parametrize(("n", "m"), [(20, 24), (50, 45)])
+@pytest.mark.parametrize("mass", [1e-9, 1e-3, 0.5])
+def test_negative_costs_keep_the_mass(n, m, mass):
+    M, C1, C2, p, q = random_problem(n, m, 1)
+    res = fgw(M - 20, C1, C2, p, q, mass)
+    assert res.plan.sum() == pytest.approx(mass, rel=1e-12)
+    check(res, p, q, mass)
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-16, -1e-16, 3e-13])
+def test_mass_at_the_whole_weight(off):
+    M, C1, C2, p, q = random_problem(30, 31, 4)
+    whole = float(min(p.sum(), q.sum()))
+    res = fgw(M, C1, C2, p, q, whole + off)
+    check(res, p, q, whole, tol=1e-12)
+    exact = fgw(M, C1, C2, p, q, None)
+    assert objective(M, C1, C2, res.plan, 0.5, 0.5) == pytest.approx(objective(M, C1, C2, exact.plan, 0.5, 0.5), rel=1e-9)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("total", [1.0, 1.3])
+def test_one_full_side(side, total):
+    """sum q = 1.3, mass = sum p: rows are equalities, columns are caps, and the duals carry no price of mass."""
+    M, C1, C2, p, q = random_problem(30, 33, 6)
+    p, q = (p, total * q) if side == 0 else (total * p, q)
+    rule = partial_mass(full_rows=side == 0, full_columns=side == 1)
+    res = solve(NUMBA, M, Dense(C1), Dense(C2), p, q, w_lin=0.5, w_quad=0.5, marginals=rule, mass=1.0)
+    full, capped, capped_dual = (p, q, res.g) if side == 0 else (q, p, res.f)
+    np.testing.assert_allclose(res.plan.sum(1 - side), full, atol=1e-13)
+    assert np.all(res.plan.sum(side) <= capped + 1e-13) and res.h == 0 and capped_dual.max() <= 1e-12
+    assert abs(capped_dual @ (capped - res.plan.sum(side))) <= 1e-12
+    reduced = res.gradient - res.f[:, None] - res.g
+    assert reduced.min() >= -1e-12 and np.sum(reduced * res.plan) <= 1e-9
+
+
+@pytest.mark.parametrize("n", [12, 40])
+@pytest.mark.parametrize("mass", [None, 0.6, "rows", "columns"])
+def test_forbidden_pairs(n, mass):
+    """A random mask of 70 % that leaves the diagonal: no mass on it, and the linear optimum within it."""
+    M, C1, C2, p, _ = random_problem(n, n, 7)
+    allowed = (np.random.default_rng(1).random((n, n)) > 0.7) | np.eye(n, dtype=bool)
+    masked = np.where(allowed, M, 1e30)
+    linear = fgw(masked, None, None, p, p, mass, alpha=0.0)
+    assert np.all(linear.plan[~allowed] == 0)
+    assert linear.value_linear == pytest.approx(highs(M, p, p, RULE.get(mass, "partial"), mass, allowed), abs=1e-10)
+    check(linear, p, p, mass, tol=1e-11)
+    one = fgw(masked, C1, C2, p, p, mass, max_iter=1)
+    assert one.status == "max_iter" and np.all(one.plan[~allowed] == 0)
+    check(one, p, p, mass, tol=1e-11)
+    res = fgw(masked, C1, C2, p, p, mass)
+    assert res.status == "converged" and np.all(res.plan[~allowed] == 0) and np.isfinite(res.value_linear)
+    check(res, p, p, mass, tol=1e-11)
+
+
+def test_a_mask_without_a_plan_raises():
+    p = np.full(30, 1 / 30)
+    M = np.where(np.arange(30) < 10, 0.0, 1e30) * np.ones((30, 1))
+    for mass in (None, 0.5):
+        with pytest.raises(ValueError, match="mask admits no plan"):
+            fgw(M, None, None, p, p, mass, alpha=0.0)
+
+
+def test_impossible_requests_raise():
+    M, C1, C2, p, q = random_problem(6, 5, 0)
+    with pytest.raises(ValueError, match="not above"):
+        fgw(M, C1, C2, p, q, 1.1)
+    with pytest.raises(ValueError, match="equal totals"):
+        fgw(M, C1, C2, p, 1.001 * q)
+    for tau in ((0.0, 0.0), (1.0, np.inf)):
+        with pytest.raises(ValueError, match=r"free|hard"):
+            solve(NUMBA, M, None, None, p, q, w_lin=1.0, w_quad=0.0, marginals=kl_penalty(*tau), mass=None)
