@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from .._backends._protocol import BEND, BREG, DONE, FIXED, GAIN, KL, MASS, PHI, RES, VIOL, Scaling
+from .._backends._protocol import BEND, BREG, DONE, FIXED, GAIN, KL, MASS, PHI, RES, VIOL, F, Scaling
+from .._backends._protocol import G as COL_G
 from .._problem import Problem
 from ..result import Status
 from ._loop import Watch
@@ -35,7 +36,7 @@ from ._outcome import Outcome
 ANNEAL, FLAT, STAGE_TOL = 3.0, 0.15, 0.1  # ratio of the annealing, its start relative to the spread, tolerance of a stage
 THETA, THETA_MIN = 0.1, 0.01  # inner target relative to the outer residual
 SWEEPS, NEWTON_STEPS, CG_STEPS, CG_STOP, BACKTRACKS = 6, 8, 60, 0.1, 8
-BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor (lowered on a stall), growth per step, free bend
+BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor, growth per step, bend that needs none
 PATIENCE, STALLS = 25, 8  # outer steps without 10 % progress before the rules tighten; how often before giving up
 
 
@@ -44,102 +45,144 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch, 
 
     Cost of an outer step: one gradient (the structure products) and a few dozen reads of the n x m kernel.
     """
-    be, xp, (B, n, m) = problem.be, problem.be.xp, problem.shape
-    host = be.host
-    low = np.dtype(problem.dtype).itemsize < 8
+    be, xp, B = problem.be, problem.be.xp, problem.shape[0]
+    host, low = be.host, np.dtype(problem.dtype).itemsize < 8
     feasible, slack = (2e-5, 1e-6) if low else (2e-7, 1e-12)
     s = problem.allocate()
     G, L, T0 = (xp.empty_like(T) for _ in range(3))
     work = xp.empty_like(T) if problem.is_quadratic else None
     mu, nu = xp.sum(T, axis=2, dtype=float), xp.sum(T, axis=1, dtype=float)
     mu0, nu0 = mu, nu  # marginals of T0
-
-    on, fresh = np.ones(B, bool), np.ones(B, bool)
+    on = np.ones(B, bool)
     passes, gradients, iterations = np.zeros(B, int), np.ones(B, int), np.zeros(B, int)
-    state = problem.gradient(T, mu, nu, G, work, T0, L, s, fresh, on)
-    eps = np.where(anneal, _annealing_start(host(be.spread(G, s)), problem.eps), problem.eps)
-    s.eps[:] = xp.asarray(eps)
+    problem.gradient(T, mu, nu, G, work, T0, L, s, on, on)
+    c = _Control(problem, tol, np.where(anneal, _annealing_start(host(be.spread(G, s)), problem.eps), problem.eps))
+    s.eps[:] = xp.asarray(c.eps)
     _start_mass(be, G, s, on)
-
-    beta, beta_old, cap, lowest = np.ones(B), np.ones(B), np.ones(B), np.full(B, BETA_MIN)
-    theta, best, since, stalls = np.full(B, THETA), np.full(B, np.inf), np.zeros(B, int), np.zeros(B, int)
-    scale = np.where(np.isnan(problem.mass), host(xp.minimum(problem.p.sum(1), problem.q.sum(1))), problem.mass)
-    station, fixed = np.full(B, np.inf), np.full(B, np.inf)
-    status: list[Status] = [Status.MAX_ITER] * B
-    history: list[list[tuple[float, float]]] = [[] for _ in range(B)]
-    terms = {k: v.copy() for k, v in state["terms"].items()}
+    terms: dict[str, np.ndarray] = {}
 
     for iteration in range(max_iter):
         # ------------------------------------------------------------------------- step of the cost, kernel, scaling, plan
-        if fresh.any():
-            logsums = be.column_logsums(G, s, fresh & on)
-            _column_update(be, s, logsums, fresh & on)
-        step = xp.asarray(np.where(fresh, 1.0, beta))[:, None]
-        mu0, nu0 = mu0 + step * (mu - mu0), nu0 + step * (nu - nu0)
-        be.kernel(L, G, T, T0, s, beta, fresh, on)
-        floor = 0.1 * tol * scale
-        target = np.maximum(theta * np.minimum(fixed, scale), floor)
-        if not problem.is_quadratic:
-            target = np.where(eps == problem.eps, floor, target)
-        strict = (eps == problem.eps) & (target <= 3 * floor)
+        if c.fresh.any():
+            _column_update(be, s, be.column_logsums(G, s, c.fresh & on), c.fresh & on)
+        step = xp.asarray(np.where(c.fresh, 1.0, c.beta))[:, None]
+        be.kernel(L, G, T, T0, s, c.beta, c.fresh, on)
         newton_steps = NEWTON_STEPS * (3 if iteration == 0 else 1)
+        target, strict = c.target()
         passes += _ascend(be, T, s, target, np.where(strict, 0.5 * feasible, np.inf), newton_steps, slack, on)
         be.plan(T, s, on)
+        mu0, nu0 = mu0 + step * (mu - mu0), nu0 + step * (nu - nu0)
         mu, nu = s.row.copy(), s.col.copy()
         iterations[on] += 1
 
-        # ----------------------------------------------------------------------------------------- gradient and certificate
+        # ------------------------------------------------------------------------------------------ gradient and certificate
         state = problem.gradient(T, mu, nu, G, work, T0, L, s, ~on, on)
         gradients[on] += 1
+        out = np.array(host(s.vals))
         for key, value in state["terms"].items():
-            terms[key] = np.where(on, value, terms[key])
-        sums, out = state["sums"], host(s.vals)
-        fixed = np.where(on, sums[:, FIXED], fixed)
-        station = np.where(on, (sums[:, FIXED] + out[:, RES]) / np.maximum(scale, out[:, MASS]), station)
-        objective = sum(terms.values())
-        last = eps == problem.eps
-        for b in np.flatnonzero(on & last):
-            history[b].append((float(objective[b]), float(station[b])))
-        done = on & last & (station <= tol) & (out[:, VIOL] <= feasible)
-        for b in np.flatnonzero(done):
-            status[b] = Status.CONVERGED
+            terms[key] = np.where(on, value, terms.get(key, value))
+        c.measure(state, out, [host(x) for x in (mu, nu)], [host(x) for x in (mu0, nu0)], on)
+        done = c.record(sum(terms.values()), out, feasible, on)
         on = on & ~done
-        if watch(iteration, objective, station):
-            status = [Status.STOPPED if on[b] else status[b] for b in range(B)]
+        if watch(iteration, sum(terms.values()), c.station):
+            c.stop(on, Status.STOPPED)
             break
 
-        # ------------------------------------------------------------------------- progress, next stage, damping of the step
-        better = station < 0.9 * best
-        best, since = np.where(better, station, best), np.where(better, 0, since + 1)
-        stuck = on & (since >= PATIENCE)
-        theta = np.where(stuck, np.maximum(0.3 * theta, THETA_MIN), theta)
-        lowest = np.where(stuck & (stalls > 0), 0.2 * lowest, lowest)
-        cap = np.where(stuck, np.maximum(lowest, 0.6 * cap), cap)
-        since, stalls = np.where(stuck, 0, since), stalls + (stuck & last)
-        for b in np.flatnonzero(on & (stalls >= STALLS)):
-            status[b] = Status.PRECISION if low and station[b] < 1e-2 else Status.STALLED
-            on[b] = False
+        # -------------------------------------------------------------------------------------- progress, damping, next stage
+        on = c.advance(on, low)
         if not on.any():
             break
-        fresh = on & ~last & ((station <= STAGE_TOL) | stuck)
-        if fresh.any():
-            finer = np.where(fresh, np.maximum(eps / ANNEAL, problem.eps), eps)
-            finer = np.where(fresh & (finer < 1.01 * problem.eps), problem.eps, finer)
-            ratio = xp.asarray(eps / finer)
-            s.f[:], s.g[:], s.h[:] = s.f * ratio[:, None], s.g * ratio[:, None], s.h * ratio
-            eps = finer
-            s.eps[:] = xp.asarray(eps)
-            for a, reset in ((beta_old, 1.0), (cap, 1.0), (lowest, BETA_MIN), (theta, THETA), (best, np.inf), (since, 0), (fixed, np.inf)):
-                a[fresh] = reset
-        beta = np.maximum(_damping(problem, eps, sums, [host(x) for x in (mu, nu)], [host(x) for x in (mu0, nu0)]), lowest)
-        beta = np.where(fresh, 1.0, np.minimum(beta, np.minimum(np.maximum(lowest, BETA_GROWTH * beta_old), cap)))
-        beta_old = beta
+        if c.fresh.any():
+            ratio = xp.asarray(s.eps / xp.asarray(c.eps))
+            s.rows[:, F] *= ratio[:, None]
+            s.cols[:, COL_G] *= ratio[:, None]
+            s.eps[:] = xp.asarray(c.eps)
 
-    eps_ = xp.asarray(problem.eps)
-    potentials = (s.f * eps_[:, None], s.g * eps_[:, None], s.h * eps_)
-    return Outcome(
-        T, G, potentials, terms, station, status, iterations, passes, gradients, [np.array(x).reshape(-1, 2) for x in history]
-    )
+    eps = xp.asarray(problem.eps)[:, None]
+    potentials = (s.f * eps, s.g * eps, s.h * eps[:, 0])
+    history = [np.array(x).reshape(-1, 2) for x in c.history]
+    return Outcome(T, G, potentials, terms, c.station, c.status, iterations, passes, gradients, history)
+
+
+class _Control:
+    """The decisions of the outer loop: one number per problem, on the host."""
+
+    def __init__(self, problem: Problem, tol: float, eps: np.ndarray) -> None:
+        B = len(eps)
+        self.problem, self.tol, self.eps = problem, tol, eps
+        P, Q = problem.be.host(problem.p.sum(1)), problem.be.host(problem.q.sum(1))
+        self.scale = np.where(np.isnan(problem.mass), np.minimum(P, Q), problem.mass)
+        self.fresh = np.ones(B, bool)  # the next step starts a stage
+        self.beta, self.cap = np.ones(B), np.ones(B)
+        self.theta, self.best, self.since, self.stalls = np.full(B, THETA), np.full(B, np.inf), np.zeros(B, int), np.zeros(B, int)
+        self.fixed, self.station = np.full(B, np.inf), np.full(B, np.inf)
+        self.status: list[Status] = [Status.MAX_ITER] * B
+        self.history: list[list[tuple[float, float]]] = [[] for _ in range(B)]
+
+    @property
+    def last(self) -> np.ndarray:
+        """Problems in their last stage, at the eps asked for."""
+        return self.eps == self.problem.eps
+
+    def target(self) -> tuple[np.ndarray, np.ndarray]:
+        """Residual at which the inner solve may stop, and where it must be feasible point by point as well."""
+        floor = 0.1 * self.tol * self.scale
+        target = np.maximum(self.theta * np.minimum(self.fixed, self.scale), floor)
+        if not self.problem.is_quadratic:
+            target = np.where(self.last, floor, target)
+        return target, self.last & (target <= 3 * floor)
+
+    def measure(self, state: Any, out: np.ndarray, now: list[np.ndarray], before: list[np.ndarray], on: np.ndarray) -> None:
+        """Certificate of the plan in hand, and the damping of the next step.
+
+        beta = 1 where the energy bends less than half of what the regulariser resists, else 1/(1 + bend/resistance). The
+        resistance is the smaller of the symmetrised and twice the forward Bregman divergence of all convex terms.
+        """
+        sums = state["sums"]
+        fixed = sums[:, FIXED]
+        self.fixed = np.where(on, fixed, self.fixed)
+        self.station = np.where(on, (fixed + out[:, RES]) / np.maximum(self.scale, out[:, MASS]), self.station)
+        both, forward, bend = self.eps * sums[:, BREG], 2 * self.eps * sums[:, KL], sums[:, BEND]
+        for tau, a, b in zip(self.problem.marginals.tau, now, before, strict=True):
+            if 0 < tau < np.inf:
+                log_ratio = np.log(np.maximum(a, 1e-300)) - np.log(np.maximum(b, 1e-300))
+                both, forward = both + tau * ((a - b) * log_ratio).sum(1), forward + 2 * tau * (a - b - b * log_ratio).sum(1)
+        resist = np.maximum(np.minimum(both, forward), 1e-300)
+        beta = np.where(bend > BEND_FREE * resist, 1 / (1 + np.maximum(bend, 0) / resist), 1.0)
+        self.beta = np.maximum(np.minimum(beta, np.minimum(BETA_GROWTH * self.beta, self.cap)), BETA_MIN)
+
+    def record(self, objective: np.ndarray, out: np.ndarray, feasible: float, on: np.ndarray) -> np.ndarray:
+        """Write the history; the problems that are done."""
+        done = on & self.last & (self.station <= self.tol) & (out[:, VIOL] <= feasible)
+        for b in np.flatnonzero(on & self.last):
+            self.history[b].append((float(objective[b]), float(self.station[b])))
+        self.stop(done, Status.CONVERGED)
+        return done
+
+    def stop(self, which: np.ndarray, status: Status) -> None:
+        """Give some problems their final status."""
+        for b in np.flatnonzero(which):
+            self.status[b] = status
+
+    def advance(self, on: np.ndarray, low: bool) -> np.ndarray:
+        """Tighten the rules where progress stopped, give up after a few times, move to the next eps; who goes on."""
+        better = self.station < 0.9 * self.best
+        self.best, self.since = np.where(better, self.station, self.best), np.where(better, 0, self.since + 1)
+        stuck = on & (self.since >= PATIENCE)
+        self.theta = np.where(stuck, np.maximum(0.3 * self.theta, THETA_MIN), self.theta)
+        self.cap = np.where(stuck, np.maximum(BETA_MIN, 0.6 * self.cap), self.cap)
+        self.since, self.stalls = np.where(stuck, 0, self.since), self.stalls + (stuck & self.last)
+        over = on & (self.stalls >= STALLS)
+        self.stop(over & (self.station < 1e-2) & low, Status.PRECISION)
+        self.stop(over & ~((self.station < 1e-2) & low), Status.STALLED)
+        on = on & ~over
+        self.fresh = on & ~self.last & ((self.station <= STAGE_TOL) | stuck)
+        finer = np.maximum(self.eps / ANNEAL, self.problem.eps)
+        finer = np.where(finer < 1.01 * self.problem.eps, self.problem.eps, finer)
+        self.eps = np.where(self.fresh, finer, self.eps)
+        for a, reset in ((self.beta, 1.0), (self.cap, 1.0), (self.theta, THETA), (self.best, np.inf), (self.since, 0), (self.fixed, np.inf)):
+            a[self.fresh] = reset
+        return on
 
 
 def _annealing_start(spread: np.ndarray, eps: np.ndarray) -> np.ndarray:
@@ -171,21 +214,6 @@ def _column_update(be: Any, s: Scaling, logsums: Any, on: np.ndarray) -> None:
     )
     valid = xp.asarray(on)[:, None] & (xp.arange(logsums.shape[1])[None] < s.size[:, 1:2])
     s.g[:] = xp.where(valid, s.g + change, s.g)
-
-
-def _damping(problem: Problem, eps: np.ndarray, sums: np.ndarray, now: list[np.ndarray], before: list[np.ndarray]) -> np.ndarray:
-    """beta = 1 where the energy bends less than half of what the regulariser resists, else 1/(1 + bend/breg).
-
-    The resistance is the smaller of the symmetrised and twice the forward Bregman divergence of all convex terms.
-    """
-    both, forward, bend = eps * sums[:, BREG], 2 * eps * sums[:, KL], sums[:, BEND]
-    for tau, a, b in zip(problem.marginals.tau, now, before, strict=True):
-        if 0 < tau < np.inf:
-            log_ratio = np.log(np.maximum(a, 1e-300)) - np.log(np.maximum(b, 1e-300))
-            both, forward = both + tau * ((a - b) * log_ratio).sum(1), forward + 2 * tau * (a - b - b * log_ratio).sum(1)
-    breg = np.maximum(np.minimum(both, forward), 1e-300)
-    with np.errstate(over="ignore"):
-        return np.where(bend > BEND_FREE * breg, 1 / (1 + np.maximum(bend, 0) / breg), 1.0)
 
 
 def _ascend(
