@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import Audit, align, audit, solve, solve_batch
+    from ._audit import Audit, audit
+    from .api import align, solve, solve_batch
     from .result import ConvergenceError, ConvergenceWarning, Residuals, Result, Status
 
-__all__ = [
-    "Audit", "ConvergenceError", "ConvergenceWarning", "Residuals", "Result", "Status", "__version__", "align", "audit", "solve",
-    "solve_batch",
-]  # fmt: skip
-
-_HOME = {name: "result" if name[0].isupper() and name != "Audit" else "api" for name in __all__ if name != "__version__"}
+_HOME = {
+    "solve": "api",
+    "solve_batch": "api",
+    "align": "api",
+    "audit": "_audit",
+    "Audit": "_audit",
+    "Result": "result",
+    "Residuals": "result",
+    "Status": "result",
+    "ConvergenceWarning": "result",
+    "ConvergenceError": "result",
+}
+__all__ = ["Audit", "ConvergenceError", "ConvergenceWarning", "Residuals", "Result", "Status", "__version__"]
+__all__ += ["align", "audit", "solve", "solve_batch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -81,29 +81,30 @@ class Problem:
             object.__setattr__(self, "_sq", (self.C1.square().symmetrized(), self.C2.square().symmetrized()))
         return self.__dict__["_sq"]  # type: ignore[no-any-return]
 
-    def cross(self, T: Any, out: Any, work: Any) -> None:
-        """out <- A = C1 T C2', the mean with C1' T C2 where the structures are not symmetric."""
-        be, C1, C2 = self.be, self.C1, self.C2
+    def cross(self, T: Any, out: Any, work: Any, on: np.ndarray) -> None:
+        """out <- A = C1 T C2', the mean with C1' T C2 where the structures are not symmetric; only where `on`."""
+        C1, C2 = self.C1, self.C2
         assert C1 is not None and C2 is not None
-        C1.matmul(be, T, out=work)
-        C2.rmatmul(be, work, transpose=True, out=out)
-        if not (C1.is_symmetric and C2.is_symmetric):
-            C1.matmul(be, T, transpose=True, out=work)
-            out += C2.rmatmul(be, work)
-            out *= 0.5
+        if not on.all():
+            index = np.flatnonzero(on)
+            part = self.be.xp.empty_like(T[index])
+            _cross(self.be, C1.take(index), C2.take(index), T[index], part, work[: len(index)])
+            out[index] = part
+        else:
+            _cross(self.be, C1, C2, T, out, work)
 
     def gradient(self, T: Any, mu: Any, nu: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any) -> dict:
         """G <- gradient at T of all but the entropy's log T and the KL prices; and every term of F, per problem."""
         be = self.be
         r, c, energy = self.r, self.c, 0.0
         if self.is_quadratic:
-            self.cross(T, G, work)
+            self.cross(T, G, work, on)
             s1, s2 = self.squares(mu, nu)
             w = 2 * self.wq[:, None]
             r, c = r + w * s1, c + w * s2
             energy = (s1 * mu).sum(1) + (s2 * nu).sum(1)
         else:
-            G[...] = 0
+            G[self.be.xp.asarray(on)] = 0
         sums = be.host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, self.wq, first, on))
         host = be.host
         fixed = host((self.r * mu).sum(1) + (self.c * nu).sum(1)) + sums[:, BIAS]
@@ -123,3 +124,12 @@ class Problem:
                 ratio = np.log(np.maximum(x, 1e-300)) - np.log(np.where(weight > 0, weight, 1))
                 price += tau * np.where(weight > 0, x * ratio - x + weight, 0).sum(1)
         return price
+
+
+def _cross(be: Any, C1: Dense, C2: Dense, T: Any, out: Any, work: Any) -> None:
+    C1.matmul(be, T, out=work)
+    C2.rmatmul(be, work, transpose=True, out=out)
+    if not (C1.is_symmetric and C2.is_symmetric):
+        C1.matmul(be, T, transpose=True, out=work)
+        out += C2.rmatmul(be, work)
+        out *= 0.5

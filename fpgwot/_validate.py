@@ -106,7 +106,8 @@ def make_problem(
     else:
         row, col = np.broadcast_to((-eps * np.log(rank_one / scale))[:, None], pn.shape).copy(), np.zeros_like(qn)
     problem = Problem(
-        be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col, marginals, cap, mass / scale, total / scale
+        be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col,
+        marginals, cap, mass / scale, total / scale,
     )  # fmt: skip
     return Prepared(problem, scale, order_r, order_c, p_, q_, (B, n, k), is_batch)
 
@@ -240,15 +241,15 @@ def _marginals(
         raise NotImplementedError("m='auto' is planned, not done: pass the mass to transport, for example m=0.7")
     if m is not None:
         mass, most = _number("m", m, B), np.minimum(P, Q)
-        if (mass <= 0).any() or (mass > most * (1 + slack)).any():
-            b = int(np.argmax((mass <= 0) | (mass > most * (1 + slack))))
+        if np.any(mass <= 0) or np.any(mass > most * (1 + slack)):
+            b = int(np.argmax(np.logical_or(mass <= 0, mass > most * (1 + slack))))
             raise ValueError(
                 f"m={mass[b]:g} cannot be transported: it must be above 0 and at most min(sum p, sum q) = {most[b]:.10g}"
             )
         full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
         q = np.where(full.all(1)[:, None], q * (P / Q)[:, None], q)
         cap = np.where(full, np.inf, 0.0)
-        kind = partial_mass(*full[0]) if (full == full[0]).all() else partial_mass()
+        kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if len(np.unique(full, axis=0)) == 1 else partial_mass()
         return kind, np.where(full.any(1), np.nan, np.minimum(mass, most)), cap, q
     if tau is not None:
         t = np.asarray(tau, dtype=float)
@@ -271,7 +272,7 @@ def _marginals(
 def _normalized(
     how: str, M: Any, D1: Any, D2: Any, p: np.ndarray, q: np.ndarray, scale: np.ndarray, w_lin: np.ndarray, w_quad: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the terms after scaling: "mean": <|M|, T> = 1 and E(T) = 1 at the product plan of mass one; "max": entries at most 1."""
+    """Weights of the terms after scaling. "mean": <|M|, T> = E(T) = 1 at the product plan of mass one; "max": entries up to 1."""
     B = len(p)
     if M is not None:
         size = [
@@ -321,7 +322,8 @@ def _reference(
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
     """bias = -eps log Q with forbidden pairs, the constant of a constant Q (None: Q = p q'), and sum Q."""
     B, n, k = shape
-    bias, constant, total = None, None, product
+    bias: np.ndarray | None = None
+    constant, total = None, product
     if mask is not None:
         mask = np.asarray(mask)
         if mask.dtype != bool or mask.shape not in ((n, k), (B, n, k)):

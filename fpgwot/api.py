@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import _dispatch
 from ._backends._protocol import FORBIDDEN_FROM
+from ._finish import complain, result_of, trimmed
 from ._solvers import entropic, exact
 from ._solvers._loop import Progress, Watch
 from ._solvers._outcome import Outcome
 from ._solvers.starts import starting_plans
 from ._validate import Prepared, make_problem
-from ._version import __version__
-from .result import ConvergenceError, ConvergenceWarning, Residuals, Result, Status
+from .result import Result
 
 METHODS = ("auto", "entropic", "conditional_gradient")
-FEASIBLE = {8: 1e-6, 4: 1e-4}  # largest relative violation of a marginal in a converged result, by bytes of the dtype
 
 
 def solve(
@@ -151,8 +149,8 @@ def solve(
     rng = np.random.default_rng(random_state)
     limits = {"tol": tol, "max_iter": max_iter}
     out, starts = _run(prep, name, init, n_init, rng, limits, watch)
-    result = _result(prep, out, name, device, give, starts, random_state, tol)
-    _complain(result, on_fail)
+    result = result_of(prep, out, name, device, give, starts, random_state)
+    complain(result, on_fail)
     return result
 
 
@@ -208,7 +206,7 @@ def solve_batch(problems: Sequence[dict[str, Any]], **common: Any) -> list[Resul
         if problems[0].get(name) is not None:
             stacked[name] = np.array([x[name] for x in problems])
     result = solve(**stacked, **common)
-    return [_trim(result[b], *sizes[b], give) for b in range(len(problems))]
+    return [trimmed(result[b], *sizes[b], give) for b in range(len(problems))]
 
 
 def align(
@@ -315,93 +313,6 @@ def align(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What `audit` finds: the objective and the certificate of any plan.
-
-    `stationarity` is ||S(T) - T||_1 / mass, S(T) the solution for the cost linearised at T (reg > 0), or the Frank-Wolfe gap
-    over |value| (reg = 0).
-    """
-
-    value: float
-    value_linear: float
-    value_quad: float
-    value_reg: float
-    value_marginal: float
-    mass: float
-    marginal_violation: float
-    mass_error: float
-    stationarity: float
-
-
-def audit(
-    T: Any,
-    M: Any = None,
-    C1: Any = None,
-    C2: Any = None,
-    p: Any = None,
-    q: Any = None,
-    *,
-    alpha: float | None = None,
-    m: float | None = None,
-    tau: Any = None,
-    reg: float = 0.0,
-    reference: Any = None,
-) -> Audit:
-    """Objective, feasibility, mass and stationarity of a plan from any package, in the units of `solve`.
-
-    Computed in plain NumPy from the definition, apart from every solver; only `stationarity` solves one linear problem.
-
-    Parameters
-    ----------
-    T : array (n, m)
-        The plan to examine.
-    M, C1, C2, p, q, alpha, m, tau, reg, reference
-        The problem, as in `solve`.
-
-    Raises
-    ------
-    ValueError
-        A plan of the wrong shape, with negative or non-finite entries; and as `solve`.
-    """
-    be, _, take, _ = _dispatch.resolve([T, M, C1, C2, p, q], "numpy")
-    T, M, C1, C2, p, q, reference = (None if x is None else np.asarray(take(x), float) for x in (T, M, C1, C2, p, q, reference))
-    options = {"alpha": alpha, "m": m, "tau": tau, "reg": reg, "reference": reference}
-    prep = make_problem(be, M, C1, C2, p, q, loss="square", reg_rel=None, normalize=None, mask=None, **options)
-    p_, q_ = prep.p[0], prep.q[0]
-    if T.shape != (len(p_), len(q_)) or not np.isfinite(T).all() or (T < 0).any():
-        raise ValueError(
-            f"the plan must be ({len(p_)}, {len(q_)}), finite and not negative; got shape {T.shape}, smallest entry {T.min():g}"
-        )
-    mu, nu, mass = T.sum(1), T.sum(0), float(T.sum())
-    w_lin, w_quad = float(prep.problem.wl[0]), float(prep.problem.wq[0] / prep.scale[0])
-    linear, quad, cost = 0.0, 0.0, np.zeros_like(T)
-    if M is not None:
-        linear, cost = w_lin * float(np.sum(M * T)), cost + w_lin * M
-    if C1 is not None and w_quad > 0:
-        C1, C2 = (C.array[0].astype(float) if hasattr(C, "array") else C for C in (C1, C2))
-        half = (C1**2 @ mu)[:, None] + (C2**2 @ nu)[None] - 2 * C1 @ T @ C2.T
-        other = (C1.T**2 @ mu)[:, None] + (C2.T**2 @ nu)[None] - 2 * C1.T @ T @ C2
-        quad, cost = w_quad * float(np.sum(half * T)), cost + w_quad * (half + other)
-    Q = np.outer(p_, q_) if reference is None else np.broadcast_to(reference, T.shape)
-    entropy = reg * _kl(T, Q) if reg > 0 else 0.0
-    tau1, tau2 = prep.problem.marginals.tau
-    price = sum(t * _kl(x, w) for t, x, w in ((tau1, mu, p_), (tau2, nu, q_)) if 0 < t < np.inf)
-    violation = 0.0
-    for t, x, w in ((tau1, mu, p_), (tau2, nu, q_)):
-        if np.isinf(t):
-            excess = x - w if m is not None else np.abs(x - w)
-            violation = max(violation, float(np.max(np.where(w > 0, excess / np.where(w > 0, w, 1), x))))
-    linearised = solve(cost, p=p_, q=q_, m=m, tau=tau, reg=reg, reference=reference, tol=1e-10, on_fail="ignore")
-    value = linear + quad + entropy + price
-    if reg > 0:
-        stationarity = float(np.abs(linearised.plan - T).sum()) / max(mass, 1e-300)
-    else:
-        stationarity = max(float(np.sum(cost * (T - linearised.plan))), 0.0) / max(abs(value), 1e-300)
-    mass_error = abs(mass - m) / m if m is not None else 0.0
-    return Audit(value, linear, quad, entropy, price, mass, max(violation, 0.0), mass_error, stationarity)
-
-
 # ------------------------------------------------------------------------------------------------------------- inside a call
 
 
@@ -492,85 +403,6 @@ def _check_feasible(prep: Prepared) -> None:
             )
 
 
-def _result(
-    prep: Prepared, out: Outcome, name: str, device: str, give: Callable[[Any], Any], starts: Any, seed: Any, tol: Any
-) -> Result:
-    """From the solver's units, order and padding back to the caller's."""
-    problem, s, (B, n, k) = prep.problem, prep.scale, prep.full
-    dtype = problem.dtype
-
-    def put(x: Any, shape: tuple[int, ...], fill: float, kind: Any, *orders: Any) -> Any:
-        if all(o is None for o in orders) and x.shape[1:] == shape and (problem.size == (n, k)).all():
-            return np.asarray(x, kind)
-        full = np.full((B, *shape), fill, kind)
-        for b, sizes in enumerate(problem.size):
-            index = [np.arange(sizes[a]) if o is None else o[b][: sizes[a]] for a, o in _axes(orders, x.ndim)]
-            block = x[b][tuple(slice(len(i)) for i in index)]
-            full[b][np.ix_(*index)] = block
-        return full
-
-    def _axes(orders: tuple[Any, ...], ndim: int) -> list[tuple[int, Any]]:
-        return [(0, orders[0]), (1, orders[1])] if ndim == 3 else [(0, orders[0])] if orders[0] is not _COLS else [(1, prep.cols)]
-
-    plan = put(out.plan * s[:, None, None].astype(out.plan.dtype), (n, k), 0.0, dtype, prep.rows, prep.cols)
-    gradient = put(out.gradient, (n, k), np.inf, dtype, prep.rows, prep.cols)
-    f = put(out.potentials[0], (n,), -np.inf, float, prep.rows)
-    g = put(out.potentials[1], (k,), -np.inf, float, _COLS)
-    a, c = plan.sum(2, dtype=float), plan.sum(1, dtype=float)
-    mass = a.sum(1)
-    marginal, mass_error = _violations(prep, a, c, mass)
-    terms = {key: value * s for key, value in out.terms.items()}
-    status = out.status
-    good = np.array([x is Status.CONVERGED for x in status])
-    feasible = marginal <= FEASIBLE[dtype.itemsize]
-    status = [x if x is not Status.CONVERGED or ok else Status.STALLED for x, ok in zip(status, feasible, strict=True)]
-    result = Result(
-        plan=plan, value=sum(terms.values()), value_linear=terms["linear"], value_quad=terms["quad"], value_reg=terms["reg"],
-        value_marginal=terms["marginal"], mass=mass, marginal_a=a, marginal_b=c, potentials=(f, g, out.potentials[2]),
-        gradient=gradient, residuals=Residuals(marginal, mass_error, out.stationarity), status=status, converged=good & feasible,
-        n_iter=out.n_iter, n_passes=out.n_passes, n_gradients=out.n_gradients, history=out.history, method=name,
-        backend=problem.be.name, device=device, weights=(prep.p, prep.q), starts=starts,
-        provenance={"version": __version__, "backend": problem.be.name, "dtype": dtype.name, "seed": seed},
-    )  # fmt: skip
-    if not prep.is_batch:
-        result = result[0]
-    return replace(
-        result,
-        **{name: give(getattr(result, name)) for name in ("plan", "gradient", "marginal_a", "marginal_b")},
-        potentials=(give(result.potentials[0]), give(result.potentials[1]), result.potentials[2]),
-    )
-
-
-_COLS = object()  # marks a vector over the columns
-
-
-def _violations(prep: Prepared, a: np.ndarray, c: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Largest marginal violation relative to the weight of its point, and the error of a fixed mass."""
-    problem, worst = prep.problem, np.zeros(len(mass))
-    for side, (x, w) in enumerate(((a, prep.p), (c, prep.q))):
-        if np.isinf(problem.marginals.tau[side]):
-            ratio = np.where(w > 0, (x - w) / np.where(w > 0, w, 1), 0.0)
-            capped = problem.cap[:, side] == 0
-            worst = np.maximum(worst, np.where(capped, ratio.max(1), np.abs(ratio).max(1)))
-    target = problem.mass * prep.scale
-    return np.maximum(worst, 0.0), np.where(np.isnan(target), 0.0, np.abs(mass - target) / np.where(np.isnan(target), 1, target))
-
-
-def _complain(result: Result, on_fail: str) -> None:
-    if on_fail == "ignore" or np.all(result.converged):
-        return
-    if result.is_batch:
-        bad = [b for b, ok in enumerate(result.converged) if not ok]
-        text = f"{len(bad)} of {len(result)} problems did not converge, the first is {bad[0]}: {result.status[bad[0]].text}"
-    else:
-        text = (
-            f"{result.status.text} (stationarity {result.residuals.stationarity:.1e}, marginal {result.residuals.marginal:.1e})"
-        )
-    if on_fail == "raise":
-        raise ConvergenceError(text)
-    warnings.warn(text, ConvergenceWarning, stacklevel=3)
-
-
 def _temporal(kind: str | None, n: int, scale: float) -> np.ndarray | None:
     if kind is None:
         return None
@@ -593,24 +425,6 @@ def _pad(arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     for b, a in enumerate(arrays):
         if a.ndim != len(shape):
             raise ValueError(f"problem {b} of the batch: expected an array with {len(shape)} axes, got shape {a.shape}")
-        out[(b, *(slice(k) for k in a.shape))] = a
+        index: Any = (b, *(slice(k) for k in a.shape))
+        out[index] = a
     return out
-
-
-def _trim(result: Result, n: int, k: int, give: Callable[[Any], Any]) -> Result:
-    f, g, h = result.potentials
-    p, q = result.weights
-    return replace(
-        result,
-        plan=give(np.ascontiguousarray(result.plan[:n, :k])),
-        gradient=give(np.ascontiguousarray(result.gradient[:n, :k])),
-        marginal_a=give(result.marginal_a[:n]),
-        marginal_b=give(result.marginal_b[:k]),
-        potentials=(give(f[:n]), give(g[:k]), h),
-        weights=(p[:n], q[:k]),
-    )
-
-
-def _kl(x: np.ndarray, y: np.ndarray) -> float:
-    ratio = np.log(np.where(x > 0, x, 1)) - np.log(np.where(x > 0, np.maximum(y, 1e-300), 1))
-    return float(np.sum(x * ratio - x + y))

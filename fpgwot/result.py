@@ -135,16 +135,16 @@ class Result:
 
     def __getitem__(self, b: int) -> Result:
         """The result of one problem of a batch."""
-        if not 0 <= b < len(self):
+        if not -len(self) <= b < len(self):
             raise IndexError(f"problem {b} of a batch of {len(self)}")
-        one = {k: float(getattr(self, k)[b]) for k in _FLOATS} | {k: int(getattr(self, k)[b]) for k in _INTS}
+        one: dict[str, Any] = {k: float(getattr(self, k)[b]) for k in _FLOATS} | {k: int(getattr(self, k)[b]) for k in _INTS}
         f, g, h = self.potentials if self.potentials is not None else (None, None, None)
         return replace(
             self,
             plan=self.plan[b],
             marginal_a=self.marginal_a[b],
             marginal_b=self.marginal_b[b],
-            potentials=None if f is None else (f[b], g[b], float(h[b])),
+            potentials=None if f is None or g is None or h is None else (f[b], g[b], float(h[b])),
             gradient=self.gradient[b],
             residuals=self.residuals[b],
             status=self.status[b],
@@ -172,7 +172,8 @@ class Result:
             "marginal": self.value_marginal,
         }
         total = sum(abs(v) for v in parts.values())
-        return {k: abs(v) / np.where(total == 0, 1, total) for k, v in parts.items()}
+        total = np.where(total == 0, 1, total) if self.is_batch else total or 1.0
+        return {k: abs(v) / total for k, v in parts.items()}
 
     def matches(self, one_to_one: bool = False, top: int | None = None) -> np.ndarray:
         """Matched pairs as a record array (i, j, weight, confidence), the strongest first.

@@ -42,6 +42,10 @@ class Dense:
         """The structure of problem b in float64, cut to its first n points."""
         return Dense(np.ascontiguousarray(self.array[b % len(self.array), :n, :n], dtype=np.float64))
 
+    def take(self, index: Any) -> Dense:
+        """The structures of some problems of a batch; one that is shared by all stays as it is."""
+        return self if self.shape[0] == 1 else Dense(self.array[index])
+
     def matmul(self, be: Any, X: Any, transpose: bool = False, out: Any = None) -> Any:
         """C X (or C' X) for X of shape (B, n, k)."""
         C = self.array

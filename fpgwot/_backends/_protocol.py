@@ -72,7 +72,8 @@ class Scaling:
         self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
         self.sums = xp.zeros((B, blocks, SUMS))
         self.vals[:, EPS] = eps
-        self.vals[:, TAU1], self.vals[:, TAU2], self.vals[:, CAP1], self.vals[:, CAP2] = *tau, *cap
+        for index, value in ((TAU1, tau[0]), (TAU2, tau[1]), (CAP1, cap[0]), (CAP2, cap[1])):
+            self.vals[:, index] = value
         self.rows[:, P], self.rows[:, LOG_P] = p, xp.log(xp.where(p > 0, p, 1.0))
         self.cols[:, Q, :m], self.cols[:, LOG_Q, :m], self.cols[:, Q, m] = q, xp.log(xp.where(q > 0, q, 1.0)), mass
 
@@ -88,7 +89,15 @@ class Scaling:
 
 
 _VIEWS = {
-    "eps": ("vals", EPS), "tau2": ("vals", TAU2), "cap2": ("vals", CAP2), "phi": ("vals", PHI), "res": ("vals", RES), "viol": ("vals", VIOL), "gain": ("vals", GAIN),
-    "done": ("vals", DONE), "used": ("vals", USED), "f": ("rows", F), "row": ("rows", ROW), "g": ("cols", G),
-    "col": ("cols", COL), "log_q": ("cols", LOG_Q), "h": ("mass", G), "mass": ("mass", Q),
-}  # fmt: skip
+    "eps": ("vals", EPS),
+    "tau2": ("vals", TAU2),
+    "cap2": ("vals", CAP2),
+    "used": ("vals", USED),
+    "f": ("rows", F),
+    "row": ("rows", ROW),
+    "g": ("cols", G),
+    "col": ("cols", COL),
+    "log_q": ("cols", LOG_Q),
+    "h": ("mass", G),
+    "mass": ("mass", Q),
+}

@@ -12,7 +12,6 @@ import numpy as np
 
 from . import _protocol as ix
 from ._protocol import BEND, BIAS, BREG, CROSS, DRIFT, ENT, FIXED, FORBIDDEN_FROM, KL, LIN, MEMORY, STEP, SUMS, Scaling
-
 from .network_simplex import sparse_lp  # noqa: F401
 from .numpy_lp import (  # noqa: F401
     active_weights,
@@ -197,7 +196,7 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
             s.cols[b, ix.G, j] + s.cols[b, ix.Y, j],
             s.cols[b, ix.GRAD, j],
         )
-        free_rows = (t1 > 0) & (F < (-1e-13 if s.vals[b, ix.CAP1] == 0 else np.inf))
+        free_rows = (t1 > 0) & ((-1e-13 if s.vals[b, ix.CAP1] == 0 else np.inf) > F)
         w = np.where(free_rows, 1 / (np.maximum(row, TINY) * (1 + 1 / max(t1, TINY))), 0.0)
         d = col if np.isinf(t2) else col + (grad + col) / t2 if t2 > 0 else np.zeros_like(col)
         held = (G >= -1e-13) & (grad > 0) if s.vals[b, ix.CAP2] == 0 else np.zeros(len(col), bool)

@@ -31,7 +31,7 @@ class Watch:
     def __call__(self, iteration: int, objective: Any, residual: Any) -> bool:
         if self.callback is None and not self.verbose:
             return False
-        if not self.is_batch and getattr(objective, "ndim", 0):
+        if not self.is_batch and hasattr(objective, "shape") and objective.shape:
             objective, residual = float(objective[0]), float(residual[0])
         info = Progress(iteration, objective, residual, time.perf_counter() - self.started)
         if self.verbose:

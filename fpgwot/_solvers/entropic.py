@@ -82,9 +82,9 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch, 
         for key, value in state["terms"].items():
             terms[key] = np.where(on, value, terms.get(key, value))
         c.measure(state, out, [host(x) for x in (mu, nu)], [host(x) for x in (mu0, nu0)], on)
-        done = c.record(sum(terms.values()), out, feasible, on)
+        done = c.record(np.sum(list(terms.values()), axis=0), out, feasible, on)
         on = on & ~done
-        if watch(iteration, sum(terms.values()), c.station):
+        if watch(iteration, np.sum(list(terms.values()), axis=0), c.station):
             c.stop(on, Status.STOPPED)
             break
 
@@ -98,7 +98,7 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch, 
             s.cols[:, COL_G] *= ratio[:, None]
             s.eps[:] = xp.asarray(c.eps)
 
-    eps = xp.asarray(problem.eps)[:, None]
+    eps = xp.asarray(c.eps)[:, None]
     potentials = (s.f * eps, s.g * eps, s.h * eps[:, 0])
     history = [np.array(x).reshape(-1, 2) for x in c.history]
     return Outcome(T, G, potentials, terms, c.station, c.status, iterations, passes, gradients, history)
@@ -180,8 +180,16 @@ class _Control:
         finer = np.maximum(self.eps / ANNEAL, self.problem.eps)
         finer = np.where(finer < 1.01 * self.problem.eps, self.problem.eps, finer)
         self.eps = np.where(self.fresh, finer, self.eps)
-        for a, reset in ((self.beta, 1.0), (self.cap, 1.0), (self.theta, THETA), (self.best, np.inf), (self.since, 0), (self.fixed, np.inf)):
-            a[self.fresh] = reset
+        resets = (
+            (self.beta, 1.0),
+            (self.cap, 1.0),
+            (self.theta, THETA),
+            (self.best, np.inf),
+            (self.since, 0),
+            (self.fixed, np.inf),
+        )
+        for a, value in resets:
+            a[self.fresh] = value
         return on
 
 

@@ -43,7 +43,7 @@ def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, wat
         counts[:, item] = one.n_iter, one.n_rounds, one.n_gradients
         status.append(_STATUS[one.status])
         history.append(one.history)
-    return Outcome(plan, gradient, (f, g, h), terms, station, status, *counts, history)
+    return Outcome(plan, gradient, (f, g, h), terms, station, status, counts[0], counts[1], counts[2], history)
 
 
 def forbidden_mass(be: Any, problem: Problem, b: int, forbidden: np.ndarray) -> float:

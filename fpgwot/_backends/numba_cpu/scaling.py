@@ -9,11 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .._protocol import (
-    BEND, BIAS, BREG, CAP1, CAP2, CG_D, CG_R, CG_X, COL, CROSS, DIAG, DONE, DRIFT, E, ENT, EPS, F, FIXED, FORBIDDEN_FROM, G,
-    GAIN, GRAD, GRAD0, IMAGE, KL, LIN, LOG_P, LOG_Q, LU, MASS, MEMORY, NORM, P, PHI, PRE, Q, RES, ROW, ROWS, RZ, SHIFT, STEP,
-    TAU1, TAU2, USED, VIOL, W, Y, Y0,
-)  # fmt: skip
+from .. import _protocol as ix
 from ._jit import jit, kernel
 from .elementary import exp, log
 
@@ -32,8 +28,8 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
             continue
         nb, mb = size[b]
         real = A.dtype.type
-        kl_w, kq_w, ie = real(wl[b]), real(4 * wq[b]), real(1 / S[b, EPS])
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb)):
+        kl_w, kq_w, ie = real(wl[b]), real(4 * wq[b]), real(1 / S[b, ix.EPS])
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
             a, t = A[b, i], T[b, i]
             lin = bia = cross = 0.0
             for j in range(mb):
@@ -52,14 +48,14 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
                     a[j] += z[j]
                     bia += z[j] * t[j]
             s = part[b, block]
-            s[LIN] += lin
-            s[BIAS] += bia
-            s[CROSS] += cross
+            s[ix.LIN] += lin
+            s[ix.BIAS] += bia
+            s[ix.CROSS] += cross
             if first[b]:
                 continue
             ell, t0 = L[b, i], T0[b, i]
             ent = fixed = bend = breg = kl = 0.0
-            fi, g = R[b, F, i] + C[b, G, m], C[b, G]
+            fi, g = R[b, ix.F, i] + C[b, ix.G, m], C[b, ix.G]
             for j in range(mb):
                 pot = real(fi + g[j])
                 lt = pot - ie * ell[j]  # log of the plan, from the cost that made it
@@ -70,11 +66,11 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
                 bend += (a[j] - ell[j]) * d
                 breg += d * dl if d != 0 else real(0)
                 kl += (t[j] - t0[j] - t0[j] * dl) if t0[j] > 0 else t[j]
-            s[ENT] += ent
-            s[FIXED] += fixed
-            s[BEND] += bend
-            s[BREG] += breg
-            s[KL] += kl
+            s[ix.ENT] += ent
+            s[ix.FIXED] += fixed
+            s[ix.BEND] += bend
+            s[ix.BREG] += breg
+            s[ix.KL] += kl
     for b in range(B):
         out[b] = 0.0
         for block in range(blocks):
@@ -82,16 +78,16 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
 
 
 @kernel
-def spread(G, size, out):  # type: ignore[no-untyped-def]
-    """Mean over the rows of (mean - minimum) of the allowed entries of G."""
-    for b in prange(G.shape[0]):
+def spread(cost, size, out):  # type: ignore[no-untyped-def]
+    """Mean over the rows of (mean - minimum) of the allowed entries of a cost."""
+    for b in prange(cost.shape[0]):
         nb, mb = size[b]
         total = 0.0
         for i in range(nb):
             low, s, k = np.inf, 0.0, 0
             for j in range(mb):
-                x = G[b, i, j]
-                if x < FORBIDDEN_FROM:
+                x = cost[b, i, j]
+                if x < ix.FORBIDDEN_FROM:
                     low, s, k = min(low, x), s + x, k + 1
             if k > 0:
                 total += s / k - low
@@ -112,14 +108,14 @@ def column_logsums(L, R, C, S, size, on, high, total, out):  # type: ignore[no-u
         if not on[b]:
             continue
         nb, mb = size[b]
-        hi, su, ie = high[b, block], total[b, block], real(1 / S[b, EPS])
+        hi, su, ie = high[b, block], total[b, block], real(1 / S[b, ix.EPS])
         hi[:], su[:] = real(-1e30), real(0)
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb)):
-            ell, fi = L[b, i], real(R[b, F, i] + C[b, G, m])
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
+            ell, fi = L[b, i], real(R[b, ix.F, i] + C[b, ix.G, m])
             for j in range(mb):
                 hi[j] = max(hi[j], fi - ie * ell[j])
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb)):
-            ell, fi = L[b, i], real(R[b, F, i] + C[b, G, m])
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
+            ell, fi = L[b, i], real(R[b, ix.F, i] + C[b, ix.G, m])
             for j in range(mb):
                 su[j] += exp(max(fi - ie * ell[j], real(-1e30)) - hi[j])
     for b in prange(B):
@@ -133,7 +129,7 @@ def column_logsums(L, R, C, S, size, on, high, total, out):  # type: ignore[no-u
             s = 0.0
             for block in range(blocks):
                 s += total[b, block, j] * np.exp(high[b, block, j] - top)
-            out[b, j] = top + np.log(s) + C[b, G, j]
+            out[b, j] = top + np.log(s) + C[b, ix.G, j]
 
 
 @jit
@@ -146,18 +142,18 @@ def _row_update(log_p, lse, f, rho, cap):  # type: ignore[no-untyped-def]
 def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on):  # type: ignore[no-untyped-def]
     """L += beta (G - L), T0 += beta (T - T0) (fresh: L = G, T0 = T), then K = exp(f + g + h - L/eps) in place of T."""
     B, n, m = T.shape
-    blocks = (n + ROWS - 1) // ROWS
+    blocks = (n + ix.ROWS - 1) // ix.ROWS
     real = T.dtype.type
     for item in prange(B * blocks):
         b, block = item // blocks, item % blocks
         if not on[b]:
             continue
         nb, mb = size[b]
-        ie, be = real(1 / S[b, EPS]), real(beta[b])
-        tau = S[b, TAU1] / S[b, EPS]
+        ie, be = real(1 / S[b, ix.EPS]), real(beta[b])
+        tau = S[b, ix.TAU1] / S[b, ix.EPS]
         rho = tau / (1 + tau) if tau < np.inf else 1.0
-        g, h = C[b, G], C[b, G, m]
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb)):
+        g, h = C[b, ix.G], C[b, ix.G, m]
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
             ell, gr, t, t0 = L[b, i], grad[b, i], T[b, i], T0[b, i]
             if fresh[b] or beta[b] == 1.0:
                 for j in range(mb):
@@ -166,7 +162,7 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on):  # type: igno
                 for j in range(mb):
                     ell[j] += be * (gr[j] - ell[j])
                     t0[j] += be * (t[j] - t0[j])
-            fi, top = R[b, F, i] + h, real(-1e30)
+            fi, top = R[b, ix.F, i] + h, real(-1e30)
             for j in range(mb):
                 x = max(real(fi + g[j]) - ie * ell[j], real(-1e30))
                 t[j] = x
@@ -176,14 +172,14 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on):  # type: igno
                 x = exp(t[j] - top)
                 t[j] = x
                 total += x
-            change = _row_update(R[b, LOG_P, i], top + np.log(total), R[b, F, i], rho, S[b, CAP1])
-            scale = real(np.exp(min(change + top, DRIFT)))
+            change = _row_update(R[b, ix.LOG_P, i], top + np.log(total), R[b, ix.F, i], rho, S[b, ix.CAP1])
+            scale = real(np.exp(min(change + top, ix.DRIFT)))
             for j in range(mb):
                 t[j] *= scale
-            R[b, F, i] += change
+            R[b, ix.F, i] += change
     for b in range(B):
         if on[b]:
-            C[b, Y] = 0.0
+            C[b, ix.Y] = 0.0
 
 
 # --------------------------------------------------------------------------------------------------------- one fused read
@@ -240,38 +236,38 @@ def sweep(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-d
     for b in range(B):
         if on[b]:
             for j in range(size[b, 1]):
-                v_[b, j] = real(exp(C[b, Y, j]))
+                v_[b, j] = real(exp(C[b, ix.Y, j]))
     for item in prange(B * blocks):
         b, block = item // blocks, item % blocks
         if not on[b]:
             continue
         nb, mb = size[b]
-        part, v, yh = part_[b, block], v_[b], C[b, Y, m]
-        tau = S[b, TAU1] / S[b, EPS]
+        part, v, yh = part_[b, block], v_[b], C[b, ix.Y, m]
+        tau = S[b, ix.TAU1] / S[b, ix.EPS]
         rho = tau / (1 + tau) if tau < np.inf else 1.0
         sums, a = np.empty(4), np.empty(4)
         part[:] = real(0)
         price = mass = short = 0.0
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb), 4):
-            last = min(i + 4, min((block + 1) * ROWS, nb))
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb), 4):
+            last = min(i + 4, min((block + 1) * ix.ROWS, nb))
             _dots4(K[b], i, last, v, mb, sums)
             for k in range(i, last):
                 kv = max(sums[k - i], 1e-300)
-                fk = R[b, F, k]
-                lu = _row_update(R[b, LOG_P, k], np.log(kv) + yh, fk, rho, S[b, CAP1])
-                cut = lu + yh > DRIFT
-                lu = DRIFT - yh if cut else lu
+                fk = R[b, ix.F, k]
+                lu = _row_update(R[b, ix.LOG_P, k], np.log(kv) + yh, fk, rho, S[b, ix.CAP1])
+                cut = lu + yh > ix.DRIFT
+                lu = ix.DRIFT - yh if cut else lu
                 e = np.exp(lu + yh)
-                R[b, LU, k], R[b, E, k], a[k - i] = lu, e, e
+                R[b, ix.LU, k], R[b, ix.E, k], a[k - i] = lu, e, e
                 row = e * kv
-                R[b, ROW, k] = row
+                R[b, ix.ROW, k] = row
                 mass += row
-                if cut and tau == np.inf and fk + lu < S[b, CAP1]:  # not the exact row update: say so
-                    short += abs(R[b, P, k] - row)
+                if cut and tau == np.inf and fk + lu < S[b, ix.CAP1]:  # not the exact row update: say so
+                    short += abs(R[b, ix.P, k] - row)
                 if tau == np.inf:
-                    price += R[b, P, k] * (fk + lu)
+                    price += R[b, ix.P, k] * (fk + lu)
                 elif tau > 0:
-                    price -= tau * R[b, P, k] * np.expm1(-(fk + lu) / tau)
+                    price -= tau * R[b, ix.P, k] * np.expm1(-(fk + lu) / tau)
             _add4(K[b], i, last, a, mb, part)
         part_s[b, block, 0], part_s[b, block, 1], part_s[b, block, 2] = price, mass, short
     for b in prange(B):
@@ -283,9 +279,9 @@ def sweep(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-d
 def _finish_sweep(C, S, size, v_, part_, part_s, b, m):  # type: ignore[no-untyped-def]
     """Column side of a sweep: everything of length m."""
     mb = size[b, 1]
-    nblocks = (size[b, 0] + ROWS - 1) // ROWS
-    yh, g, cap, fixed = C[b, Y, m], C[b, G], S[b, CAP2], C[b, Q, m] == C[b, Q, m]
-    tau = S[b, TAU2] / S[b, EPS]
+    nblocks = (size[b, 0] + ix.ROWS - 1) // ix.ROWS
+    yh, g, cap, fixed = C[b, ix.Y, m], C[b, ix.G], S[b, ix.CAP2], C[b, ix.Q, m] == C[b, ix.Q, m]
+    tau = S[b, ix.TAU2] / S[b, ix.EPS]
     rho = tau / (1 + tau) if tau < np.inf else 1.0
     phi = mass = res = viol = image_mass = 0.0
     for block in range(nblocks):
@@ -297,36 +293,36 @@ def _finish_sweep(C, S, size, v_, part_, part_s, b, m):  # type: ignore[no-untyp
         for block in range(nblocks):
             ku += part_[b, block, j]
         # ku holds e' K, the mass factor included; the Sinkhorn image makes the column sum right at this mass factor
-        col, pot = ku * v_[b, j], g[j] + C[b, Y, j]
+        col, pot = ku * v_[b, j], g[j] + C[b, ix.Y, j]
         log_ku = np.log(max(ku, 1e-300))
-        y = min(_row_update(C[b, LOG_Q, j], log_ku, g[j], rho, cap), DRIFT)
-        C[b, IMAGE, j], C[b, COL, j] = y, col
+        y = min(_row_update(C[b, ix.LOG_Q, j], log_ku, g[j], rho, cap), ix.DRIFT)
+        C[b, ix.IMAGE, j], C[b, ix.COL, j] = y, col
         if fixed:
             image_mass += np.exp(log_ku - yh + y)
         if tau == np.inf:
-            grad = C[b, Q, j] - col
-            phi += C[b, Q, j] * pot
+            grad = C[b, ix.Q, j] - col
+            phi += C[b, ix.Q, j] * pot
             if cap < np.inf:
                 res += abs(min(0.0, pot + grad / max(col, 1e-300)) - pot) * col
-                viol = max(viol, -grad / C[b, Q, j])
+                viol = max(viol, -grad / C[b, ix.Q, j])
             else:
                 res += abs(grad)
-                viol = max(viol, abs(grad) / C[b, Q, j])
+                viol = max(viol, abs(grad) / C[b, ix.Q, j])
         elif tau > 0:
-            grad = C[b, Q, j] * np.exp(-pot / tau) - col
-            phi -= tau * C[b, Q, j] * np.expm1(-pot / tau)
+            grad = C[b, ix.Q, j] * np.exp(-pot / tau) - col
+            phi -= tau * C[b, ix.Q, j] * np.expm1(-pot / tau)
             res += abs(grad)
         else:
             grad = 0.0
-        C[b, GRAD, j] = grad
-    C[b, IMAGE, m], C[b, GRAD, m] = 0.0, 0.0
+        C[b, ix.GRAD, j] = grad
+    C[b, ix.IMAGE, m], C[b, ix.GRAD, m] = 0.0, 0.0
     if fixed:
-        C[b, IMAGE, m] = np.log(C[b, Q, m]) - np.log(max(image_mass, 1e-300))
-        C[b, GRAD, m] = C[b, Q, m] - mass
-        phi += C[b, Q, m] * (C[b, G, m] + yh)
-        res += abs(C[b, GRAD, m])
-        viol = max(viol, abs(C[b, GRAD, m]) / C[b, Q, m])
-    S[b, PHI], S[b, RES], S[b, VIOL], S[b, MASS] = phi - mass, res, viol, mass
+        C[b, ix.IMAGE, m] = np.log(C[b, ix.Q, m]) - np.log(max(image_mass, 1e-300))
+        C[b, ix.GRAD, m] = C[b, ix.Q, m] - mass
+        phi += C[b, ix.Q, m] * (C[b, ix.G, m] + yh)
+        res += abs(C[b, ix.GRAD, m])
+        viol = max(viol, abs(C[b, ix.GRAD, m]) / C[b, ix.Q, m])
+    S[b, ix.PHI], S[b, ix.RES], S[b, ix.VIOL], S[b, ix.MASS] = phi - mass, res, viol, mass
 
 
 # ---------------------------------------------------------------------------------------------------- Anderson and Newton
@@ -350,7 +346,7 @@ def _solve_small(A, x, k):  # type: ignore[no-untyped-def]
 @jit
 def _set_y(C, S, b, j, y):  # type: ignore[no-untyped-def]
     """Store a log scaling, within its cap and within what a float can hold."""
-    C[b, Y, j] = min(max(min(y, S[b, CAP2] - C[b, G, j]), -DRIFT), DRIFT)
+    C[b, ix.Y, j] = min(max(min(y, S[b, ix.CAP2] - C[b, ix.G, j]), -ix.DRIFT), ix.DRIFT)
 
 
 @kernel
@@ -360,22 +356,22 @@ def anderson(C, S, size, hist, restart, on):  # type: ignore[no-untyped-def]
     for b in prange(B):
         if not on[b]:
             continue
-        mb, k = size[b, 1], int(S[b, USED])
+        mb, k = size[b, 1], int(S[b, ix.USED])
         X, D = hist[b, 0], hist[b, 1]
         if restart[b]:  # the mixed point was worse than the image: go back to the image
             X[0], D[0] = X[k - 1], D[k - 1]
-            S[b, USED] = 1
+            S[b, ix.USED] = 1
             for j in range(mb):
                 _set_y(C, S, b, j, X[0, j])
-            C[b, Y, m] = X[0, m]
+            C[b, ix.Y, m] = X[0, m]
             continue
-        if k == MEMORY + 1:
-            for i in range(MEMORY):
+        if k == ix.MEMORY + 1:
+            for i in range(ix.MEMORY):
                 X[i], D[i] = X[i + 1], D[i + 1]
             k -= 1
-        X[k], D[k] = C[b, IMAGE], C[b, IMAGE] - C[b, Y]
-        S[b, USED] = k + 1
-        w, A = np.zeros(MEMORY), np.zeros((MEMORY, MEMORY))
+        X[k], D[k] = C[b, ix.IMAGE], C[b, ix.IMAGE] - C[b, ix.Y]
+        S[b, ix.USED] = k + 1
+        w, A = np.zeros(ix.MEMORY), np.zeros((ix.MEMORY, ix.MEMORY))
         for i in range(k):
             for j in range(m + 1):
                 w[i] += (D[k, j] - D[i, j]) * D[k, j]
@@ -399,7 +395,7 @@ def anderson(C, S, size, hist, restart, on):  # type: ignore[no-untyped-def]
             if j < m:
                 _set_y(C, S, b, j, y)
             else:
-                C[b, Y, m] = min(max(y, -DRIFT), DRIFT)
+                C[b, ix.Y, m] = min(max(y, -ix.DRIFT), ix.DRIFT)
 
 
 @kernel
@@ -415,20 +411,20 @@ def newton(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-
         nb, mb = size[b]
         part, v = part_[b, block], v_[b]
         part[:] = real(0)
-        tau = S[b, TAU1] / S[b, EPS]
+        tau = S[b, ix.TAU1] / S[b, ix.EPS]
         squares = 0.0
         a = np.empty(4)
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb), 4):
-            last = min(i + 4, min((block + 1) * ROWS, nb))
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb), 4):
+            last = min(i + 4, min((block + 1) * ix.ROWS, nb))
             for k in range(i, last):
-                row = max(R[b, ROW, k], 1e-300)
-                free = tau > 0 and (S[b, CAP1] == np.inf or R[b, F, k] + R[b, LU, k] < -1e-13)
+                row = max(R[b, ix.ROW, k], 1e-300)
+                free = tau > 0 and (S[b, ix.CAP1] == np.inf or R[b, ix.F, k] + R[b, ix.LU, k] < -1e-13)
                 w = (1 / row if tau == np.inf else 1 / (row * (1 + 1 / tau))) if free else 0.0
-                R[b, W, k] = w
+                R[b, ix.W, k] = w
                 squares += w * row * row
                 a[k - i] = w
             for k in range(i, last):
-                w, e = real(a[k - i]), real(R[b, E, k])
+                w, e = real(a[k - i]), real(R[b, ix.E, k])
                 for j in range(mb):
                     t = (e * K[b, k, j]) * v[j]
                     part[j] += w * t * t
@@ -440,44 +436,44 @@ def newton(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-
 
 @jit
 def _finish_newton(C, S, size, part_, part_s, b, m):  # type: ignore[no-untyped-def]
-    mb, nblocks = size[b, 1], (size[b, 0] + ROWS - 1) // ROWS
-    fixed, capped = C[b, Q, m] == C[b, Q, m], S[b, CAP2] < np.inf
-    tau = S[b, TAU2] / S[b, EPS]
-    total = S[b, MASS]
-    shift = 0.03 * min(1.0, S[b, RES] / max(total, 1e-300))
+    mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
+    fixed, capped = C[b, ix.Q, m] == C[b, ix.Q, m], S[b, ix.CAP2] < np.inf
+    tau = S[b, ix.TAU2] / S[b, ix.EPS]
+    total = S[b, ix.MASS]
+    shift = 0.03 * min(1.0, S[b, ix.RES] / max(total, 1e-300))
     squares = 0.0
     for block in range(nblocks):
         squares += part_s[b, block, 0]
     sum_b = sum_d = 0.0
     for j in range(mb):
-        col, pot, grad = C[b, COL, j], C[b, G, j] + C[b, Y, j], C[b, GRAD, j]
+        col, pot, grad = C[b, ix.COL, j], C[b, ix.G, j] + C[b, ix.Y, j], C[b, ix.GRAD, j]
         free = tau > 0 and not (capped and pot >= -1e-13 and grad > 0)
         d = col if tau == np.inf else (col + (grad + col) / tau if tau > 0 else 0.0)
         d = d if free and d > 0 else 0.0
         sq = 0.0
         for block in range(nblocks):
             sq += part_[b, block, j]
-        C[b, DIAG, j] = d
-        C[b, PRE, j] = max(d * (1 + shift) - sq, 1e-6 * d)
-        C[b, CG_R, j] = grad if d > 0 else 0.0
-        sum_b += C[b, CG_R, j]
+        C[b, ix.DIAG, j] = d
+        C[b, ix.PRE, j] = max(d * (1 + shift) - sq, 1e-6 * d)
+        C[b, ix.CG_R, j] = grad if d > 0 else 0.0
+        sum_b += C[b, ix.CG_R, j]
         sum_d += d
-    C[b, CG_R, m] = C[b, GRAD, m]
-    C[b, PRE, m] = max(total * (1 + shift) - squares, 1e-6 * total)
+    C[b, ix.CG_R, m] = C[b, ix.GRAD, m]
+    C[b, ix.PRE, m] = max(total * (1 + shift) - squares, 1e-6 * total)
     # with every marginal hard a constant moves between rows and columns at no change: keep it out of the system
-    if S[b, TAU1] == np.inf and tau == np.inf and not fixed and not capped and S[b, CAP1] == np.inf and sum_d > 0:
+    if S[b, ix.TAU1] == np.inf and tau == np.inf and not fixed and not capped and S[b, ix.CAP1] == np.inf and sum_d > 0:
         for j in range(mb):
-            C[b, CG_R, j] -= C[b, DIAG, j] * (sum_b / sum_d)
+            C[b, ix.CG_R, j] -= C[b, ix.DIAG, j] * (sum_b / sum_d)
     norm = rz = 0.0
     for j in range(m + 1):
-        r = C[b, CG_R, j]
-        z = r / C[b, PRE, j] if r != 0.0 else 0.0
-        C[b, CG_D, j], C[b, CG_X, j] = z, 0.0
+        r = C[b, ix.CG_R, j]
+        z = r / C[b, ix.PRE, j] if r != 0.0 else 0.0
+        C[b, ix.CG_D, j], C[b, ix.CG_X, j] = z, 0.0
         norm += abs(r)
         rz += r * z
-    S[b, RZ], S[b, NORM], S[b, SHIFT] = rz, norm, shift
-    S[b, DONE] = 0.0 if norm > 0 else 1.0
-    C[b, Y0], C[b, GRAD0] = C[b, Y], C[b, GRAD]
+    S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT] = rz, norm, shift
+    S[b, ix.DONE] = 0.0 if norm > 0 else 1.0
+    C[b, ix.Y0], C[b, ix.GRAD0] = C[b, ix.Y], C[b, ix.GRAD]
 
 
 @kernel
@@ -490,7 +486,7 @@ def cg(K, R, C, S, size, v_, part_, part_s, stop, on):  # type: ignore[no-untype
     for b in range(B):
         if on[b]:
             for j in range(size[b, 1]):
-                vd[b, j] = real(v_[b, j] * C[b, CG_D, j]) if C[b, DIAG, j] > 0 else real(0)
+                vd[b, j] = real(v_[b, j] * C[b, ix.CG_D, j]) if C[b, ix.DIAG, j] > 0 else real(0)
     for item in prange(B * blocks):
         b, block = item // blocks, item % blocks
         if not on[b]:
@@ -498,16 +494,16 @@ def cg(K, R, C, S, size, v_, part_, part_s, stop, on):  # type: ignore[no-untype
         nb, mb = size[b]
         part = part_[b, block]
         part[:] = real(0)
-        dh = C[b, CG_D, m]
+        dh = C[b, ix.CG_D, m]
         cross = 0.0
         sums, a = np.empty(4), np.empty(4)
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb), 4):
-            last = min(i + 4, min((block + 1) * ROWS, nb))
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb), 4):
+            last = min(i + 4, min((block + 1) * ix.ROWS, nb))
             _dots4(K[b], i, last, vd[b], mb, sums)
             for k in range(i, last):
-                t = R[b, W, k] * (R[b, E, k] * sums[k - i] + R[b, ROW, k] * dh)
-                cross += R[b, ROW, k] * t
-                a[k - i] = R[b, E, k] * t
+                t = R[b, ix.W, k] * (R[b, ix.E, k] * sums[k - i] + R[b, ix.ROW, k] * dh)
+                cross += R[b, ix.ROW, k] * t
+                a[k - i] = R[b, ix.E, k] * t
             _add4(K[b], i, last, a, mb, part)
         part_s[b, block, 0] = cross
     for b in prange(B):
@@ -517,24 +513,24 @@ def cg(K, R, C, S, size, v_, part_, part_s, stop, on):  # type: ignore[no-untype
 
 @jit
 def _finish_cg(C, S, size, v_, part_, part_s, b, m, stop):  # type: ignore[no-untyped-def]
-    mb, nblocks = size[b, 1], (size[b, 0] + ROWS - 1) // ROWS
-    fixed = C[b, Q, m] == C[b, Q, m]
-    rz, norm, shift = S[b, RZ], S[b, NORM], S[b, SHIFT]
-    x, r, d = C[b, CG_X], C[b, CG_R], C[b, CG_D]
+    mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
+    fixed = C[b, ix.Q, m] == C[b, ix.Q, m]
+    rz, norm, shift = S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT]
+    x, r, d = C[b, ix.CG_X], C[b, ix.CG_R], C[b, ix.CG_D]
     product = np.zeros(m + 1)
     coldot = cross = curve = 0.0
     for j in range(mb):
-        if C[b, DIAG, j] > 0:
+        if C[b, ix.DIAG, j] > 0:
             ku = 0.0
             for block in range(nblocks):
                 ku += part_[b, block, j]
-            product[j] = C[b, DIAG, j] * d[j] * (1 + shift) - v_[b, j] * ku + (C[b, COL, j] * d[m] if fixed else 0.0)
-            coldot += C[b, COL, j] * d[j]
+            product[j] = C[b, ix.DIAG, j] * d[j] * (1 + shift) - v_[b, j] * ku + (C[b, ix.COL, j] * d[m] if fixed else 0.0)
+            coldot += C[b, ix.COL, j] * d[j]
             curve += product[j] * d[j]
     if fixed:
         for block in range(nblocks):
             cross += part_s[b, block, 0]
-        product[m] = coldot + S[b, MASS] * d[m] * (1 + shift) - cross
+        product[m] = coldot + S[b, ix.MASS] * d[m] * (1 + shift) - cross
         curve += product[m] * d[m]
     a = rz / max(curve, 1e-300)
     left = rz_new = 0.0
@@ -543,13 +539,13 @@ def _finish_cg(C, S, size, v_, part_, part_s, b, m, stop):  # type: ignore[no-un
         r[j] -= a * product[j]
         left += abs(r[j])
         if r[j] != 0.0:
-            rz_new += r[j] * r[j] / C[b, PRE, j]
+            rz_new += r[j] * r[j] / C[b, ix.PRE, j]
     ratio = rz_new / max(rz, 1e-300)
     for j in range(m + 1):
-        d[j] = (r[j] / C[b, PRE, j] if r[j] != 0.0 else 0.0) + ratio * d[j]
-    S[b, RZ] = rz_new
+        d[j] = (r[j] / C[b, ix.PRE, j] if r[j] != 0.0 else 0.0) + ratio * d[j]
+    S[b, ix.RZ] = rz_new
     if left < stop * norm or not curve > 0.0:
-        S[b, DONE] = 1.0
+        S[b, ix.DONE] = 1.0
 
 
 @kernel
@@ -561,18 +557,18 @@ def trial(C, S, size, a, on):  # type: ignore[no-untyped-def]
             continue
         gain = 0.0
         for j in range(size[b, 1]):
-            _set_y(C, S, b, j, C[b, Y0, j] + a[b] * min(max(C[b, CG_X, j], -STEP), STEP))
-            gain += C[b, GRAD0, j] * (C[b, Y, j] - C[b, Y0, j])
-        y = C[b, Y0, m] + a[b] * min(max(C[b, CG_X, m], -STEP), STEP)
-        C[b, Y, m] = min(max(y, -DRIFT), DRIFT)
-        S[b, GAIN] = gain + C[b, GRAD0, m] * (C[b, Y, m] - C[b, Y0, m])
+            _set_y(C, S, b, j, C[b, ix.Y0, j] + a[b] * min(max(C[b, ix.CG_X, j], -ix.STEP), ix.STEP))
+            gain += C[b, ix.GRAD0, j] * (C[b, ix.Y, j] - C[b, ix.Y0, j])
+        y = C[b, ix.Y0, m] + a[b] * min(max(C[b, ix.CG_X, m], -ix.STEP), ix.STEP)
+        C[b, ix.Y, m] = min(max(y, -ix.DRIFT), ix.DRIFT)
+        S[b, ix.GAIN] = gain + C[b, ix.GRAD0, m] * (C[b, ix.Y, m] - C[b, ix.Y0, m])
 
 
 @kernel
 def plan(K, R, C, S, size, v_, on):  # type: ignore[no-untyped-def]
     """T = e K v in place of K; f, g, h absorb the scalings."""
     B, n, m = K.shape
-    blocks = (n + ROWS - 1) // ROWS
+    blocks = (n + ix.ROWS - 1) // ix.ROWS
     real = K.dtype.type
     for item in prange(B * blocks):
         b, block = item // blocks, item % blocks
@@ -580,13 +576,13 @@ def plan(K, R, C, S, size, v_, on):  # type: ignore[no-untyped-def]
             continue
         nb, mb = size[b]
         v = v_[b]
-        for i in range(block * ROWS, min((block + 1) * ROWS, nb)):
-            e, t = real(R[b, E, i]), K[b, i]
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
+            e, t = real(R[b, ix.E, i]), K[b, i]
             for j in range(mb):
                 t[j] = (e * t[j]) * v[j]
-            R[b, F, i] += R[b, LU, i]
+            R[b, ix.F, i] += R[b, ix.LU, i]
     for b in range(B):
         if on[b]:
-            C[b, G] += C[b, Y]
-            C[b, Y] = 0.0
-            R[b, LU] = 0.0
+            C[b, ix.G] += C[b, ix.Y]
+            C[b, ix.Y] = 0.0
+            R[b, ix.LU] = 0.0
