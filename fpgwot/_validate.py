@@ -240,14 +240,16 @@ def _marginals(
             raise ValueError(f"m must be a number or 'auto', got {m!r}")
         raise NotImplementedError("m='auto' is planned, not done: pass the mass to transport, for example m=0.7")
     if m is not None:
-        mass, most = _number("m", m, B), np.minimum(P, Q)
-        if np.any(mass <= 0) or np.any(mass > most * (1 + slack)):
-            b = int(np.argmax(np.logical_or(mass <= 0, mass > most * (1 + slack))))
+        mass, most = _number("m", m, B), np.asarray(np.minimum(P, Q))
+        low, high = mass <= 0, mass > most * (1 + slack)
+        if np.any(low) or np.any(high):
+            b = int(np.argmax(low | high))
             raise ValueError(
                 f"m={mass[b]:g} cannot be transported: it must be above 0 and at most min(sum p, sum q) = {most[b]:.10g}"
             )
         full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
-        q = np.where(full.all(1)[:, None], q * (P / Q)[:, None], q)
+        both: np.ndarray = full[:, 0] & full[:, 1]
+        q = np.where(both[:, None], q * (P / Q)[:, None], q)
         cap = np.where(full, np.inf, 0.0)
         kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if len(np.unique(full, axis=0)) == 1 else partial_mass()
         return kind, np.where(full.any(1), np.nan, np.minimum(mass, most)), cap, q
