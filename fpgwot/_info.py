@@ -50,7 +50,8 @@ def _cupy() -> str:
     if count == 0:
         return "missing: no CUDA device"
     names = [runtime.getDeviceProperties(k)["name"].decode() for k in range(count)]
-    return f"found: {', '.join(names)}; driver {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}"
+    versions = f"driver {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}"
+    return f"not done yet in this version; device found: {', '.join(names)}; {versions}"
 
 
 def _torch() -> str:
