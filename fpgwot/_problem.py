@@ -114,7 +114,7 @@ class Problem:
             "reg": self.eps * (sums[:, ENT] - host(mu.sum(1)) + self.reference_mass) + fixed,
             "marginal": self.marginal_price(host(mu), host(nu)),
         }
-        return {"terms": terms, "sums": sums}
+        return {"terms": terms, "sums": sums, "fixed": fixed}
 
     def marginal_price(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         """tau1 KL(mu || p) + tau2 KL(nu || q) of the soft sides."""

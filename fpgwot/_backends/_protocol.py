@@ -98,6 +98,7 @@ _VIEWS = {
     "g": ("cols", G),
     "col": ("cols", COL),
     "log_q": ("cols", LOG_Q),
+    "grad": ("cols", GRAD),
     "h": ("mass", G),
     "mass": ("mass", Q),
 }

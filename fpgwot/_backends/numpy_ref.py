@@ -65,7 +65,9 @@ def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.nd
         if bias is not None:
             G, o[BIAS] = G + bias[b % len(bias), i, j], np.sum(bias[b % len(bias), i, j] * t)
         A[b, i, j] = G
-        if not first[b]:
+        if first[b]:  # there is no T0 yet
+            o[ENT] = np.sum(t * np.log(np.where(t > 0, t, 1)))
+        else:
             pot, t0 = s.rows[b, ix.F, i, None] + s.cols[b, ix.G, None, j] + s.cols[b, ix.G, -1], T0[b, i, j].astype(float)
             log_t, d = pot - L[b, i, j] / s.vals[b, ix.EPS], t - t0
             ratio = log_t - np.log(np.maximum(t0, TINY))

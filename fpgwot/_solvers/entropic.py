@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backends._protocol import BEND, BREG, DONE, FIXED, GAIN, KL, MASS, PHI, RES, VIOL, F, Scaling
+from .._backends._protocol import BEND, BREG, DONE, ENT, FIXED, GAIN, GRAD, KL, MASS, PHI, RES, VIOL, F, Scaling
 from .._backends._protocol import G as COL_G
 from .._problem import Problem
 from ..result import Status
@@ -55,10 +55,11 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch, 
     mu0, nu0 = mu, nu  # marginals of T0
     on = np.ones(B, bool)
     passes, gradients, iterations = np.zeros(B, int), np.ones(B, int), np.zeros(B, int)
-    problem.gradient(T, mu, nu, G, work, T0, L, s, on, on)
+    state = problem.gradient(T, mu, nu, G, work, T0, L, s, on, on)
     c = _Control(problem, tol, np.where(anneal, _annealing_start(host(be.spread(G, s)), problem.eps), problem.eps))
     s.eps[:] = xp.asarray(c.eps)
     _start_mass(be, G, s, on)
+    c.descend(state, host(mu.sum(1)), np.zeros(B), on)
     terms: dict[str, np.ndarray] = {}
 
     for iteration in range(max_iter):
@@ -82,9 +83,10 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch, 
         for key, value in state["terms"].items():
             terms[key] = np.where(on, value, terms.get(key, value))
         c.measure(state, out, [host(x) for x in (mu, nu)], [host(x) for x in (mu0, nu0)], on)
-        done = c.record(np.sum(list(terms.values()), axis=0), out, feasible, on)
+        c.descend(state, host(mu.sum(1)), c.eps * _shortfall(be, s), on)
+        done = c.record(out, feasible, on)
         on = on & ~done
-        if watch(iteration, np.sum(list(terms.values()), axis=0), c.station):
+        if watch(iteration, c.objective, c.station):
             c.stop(on, Status.STOPPED)
             break
 
@@ -116,6 +118,8 @@ class _Control:
         self.beta, self.cap = np.ones(B), np.ones(B)
         self.theta, self.best, self.since, self.stalls = np.full(B, THETA), np.full(B, np.inf), np.zeros(B, int), np.zeros(B, int)
         self.fixed, self.station = np.full(B, np.inf), np.full(B, np.inf)
+        self.parts = self.here = np.zeros((3, B))  # of F at T0 and T: energy and linear terms; entropy / eps; marginals
+        self.objective = np.full(B, np.inf)
         self.status: list[Status] = [Status.MAX_ITER] * B
         self.history: list[list[tuple[float, float]]] = [[] for _ in range(B)]
 
@@ -151,11 +155,25 @@ class _Control:
         beta = np.where(bend > BEND_FREE * resist, 1 / (1 + np.maximum(bend, 0) / resist), 1.0)
         self.beta = np.maximum(np.minimum(beta, np.minimum(BETA_GROWTH * self.beta, self.cap)), BETA_MIN)
 
-    def record(self, objective: np.ndarray, out: np.ndarray, feasible: float, on: np.ndarray) -> np.ndarray:
+    def descend(self, state: Any, mass: np.ndarray, shortfall: np.ndarray, on: np.ndarray) -> None:
+        """F at the damped plan T0 + beta (T - T0): what the damping makes fall.
+
+        The energy there follows exactly from both ends and the bend between them, the convex terms are bounded by their
+        chord; F counts what the marginals still lack to first order.
+        """
+        terms, sums = state["terms"], state["sums"]
+        smooth = terms["linear"] + terms["quad"] + state["fixed"]
+        self.here = np.stack([smooth, sums[:, ENT] - mass + self.problem.reference_mass, terms["marginal"] + shortfall])
+        moved = self.parts + self.beta * (self.here - self.parts)
+        moved[0] -= self.beta * (1 - self.beta) * sums[:, BEND] / 2
+        self.parts = np.where(on, moved, self.parts)
+        self.objective = self.parts[0] + self.eps * self.parts[1] + self.parts[2]
+
+    def record(self, out: np.ndarray, feasible: float, on: np.ndarray) -> np.ndarray:
         """Write the history; the problems that are done."""
         done = on & self.last & (self.station <= self.tol) & (out[:, VIOL] <= feasible)
         for b in np.flatnonzero(on & self.last):
-            self.history[b].append((float(objective[b]), float(self.station[b])))
+            self.history[b].append((float(self.objective[b]), float(self.station[b])))
         self.stop(done, Status.CONVERGED)
         return done
 
@@ -190,7 +208,15 @@ class _Control:
         )
         for a, value in resets:
             a[self.fresh] = value
+        self.parts = np.where(self.fresh, self.here, self.parts)
         return on
+
+
+def _shortfall(be: Any, s: Scaling) -> np.ndarray:
+    """<g, q - T'1> + h (m - sum T): what F lacks, to first order, because the marginals are not met yet; in units of eps."""
+    xp = be.xp
+    lack = xp.where(xp.isinf(s.tau2)[:, None], s.g * s.grad, 0.0).sum(1)
+    return np.asarray(be.host(lack + xp.where(xp.isnan(s.mass), 0.0, s.h * s.cols[:, GRAD, -1])))
 
 
 def _annealing_start(spread: np.ndarray, eps: np.ndarray) -> np.ndarray:

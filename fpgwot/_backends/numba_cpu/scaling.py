@@ -51,7 +51,11 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
             s[ix.LIN] += lin
             s[ix.BIAS] += bia
             s[ix.CROSS] += cross
-            if first[b]:
+            if first[b]:  # there is no T0 yet
+                ent = 0.0
+                for j in range(mb):
+                    ent += t[j] * log(t[j]) if t[j] > 0 else real(0)
+                s[ix.ENT] += ent
                 continue
             ell, t0 = L[b, i], T0[b, i]
             ent = fixed = bend = breg = kl = 0.0
