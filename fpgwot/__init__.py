@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._audit import Audit, audit
     from .api import align, solve, solve_batch
     from .result import ConvergenceError, ConvergenceWarning, Residuals, Result, Status
+    from .structure import Dense, LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, as_structure
 
 _HOME = {
     "solve": "api",
@@ -25,9 +26,17 @@ _HOME = {
     "Status": "result",
     "ConvergenceWarning": "result",
     "ConvergenceError": "result",
+    "Dense": "structure",
+    "Toeplitz": "structure",
+    "PowerDistance": "structure",
+    "LaplaceKernel": "structure",
+    "LowRank": "structure",
+    "PointCloud": "structure",
+    "as_structure": "structure",
 }
 __all__ = ["Audit", "ConvergenceError", "ConvergenceWarning", "Residuals", "Result", "Status", "__version__"]
 __all__ += ["align", "audit", "solve", "solve_batch"]
+__all__ += ["Dense", "LaplaceKernel", "LowRank", "PointCloud", "PowerDistance", "Toeplitz", "as_structure"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ._backends._protocol import BIAS, CROSS, ENT, LIN, Scaling
 from .marginals import Marginals
-from .structure import Dense
+from .structure import Structure
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Problem:
     size: np.ndarray  # (B, 2)
     M: Any  # (B0, n, m) or None
     bias: Any  # (B0, n, m) or None
-    C1: Dense | None
-    C2: Dense | None
+    C1: Structure | None
+    C2: Structure | None
     wl: np.ndarray  # (B,)
     wq: np.ndarray  # (B,)
     eps: np.ndarray  # (B,)
@@ -75,7 +75,7 @@ class Problem:
             out.append(C2_.matmul(be, x.astype(self.dtype)[:, :, None])[:, :, 0].astype(float))
         return out[0], out[1]
 
-    def _squared(self) -> tuple[Dense, Dense]:
+    def _squared(self) -> tuple[Structure, Structure]:
         if "_sq" not in self.__dict__:  # frozen: a cache, not a field
             assert self.C1 is not None and self.C2 is not None
             object.__setattr__(self, "_sq", (self.C1.square().symmetrized(), self.C2.square().symmetrized()))
@@ -126,7 +126,7 @@ class Problem:
         return price
 
 
-def _cross(be: Any, C1: Dense, C2: Dense, T: Any, out: Any, work: Any) -> None:
+def _cross(be: Any, C1: Structure, C2: Structure, T: Any, out: Any, work: Any) -> None:
     C1.matmul(be, T, out=work)
     C2.rmatmul(be, work, transpose=True, out=out)
     if not (C1.is_symmetric and C2.is_symmetric):

@@ -10,7 +10,7 @@ import numpy as np
 from ._backends._protocol import FORBIDDEN
 from ._problem import Problem
 from .marginals import Marginals, balanced, kl_penalty, partial_mass
-from .structure import Dense, as_structure
+from .structure import SCAN_FROM, Dense, Structure, as_structure
 
 LOSSES = ("square", "product", "kl")
 MASS_SLACK = 1e-9  # a mass or a pair of totals off by this share is taken for rounding
@@ -83,7 +83,7 @@ def make_problem(
     scale = np.minimum(P, Q)
     w_quad = w_quad * scale
     if normalize is not None:
-        w_lin, w_quad = _normalized(normalize, M, D1, D2, p_, q_, scale, w_lin, w_quad)
+        w_lin, w_quad = _normalized(be, normalize, M, D1, D2, p_, q_, scale, w_lin, w_quad)
     eps = _entropy_weight(reg, reg_rel, M, D1, D2, w_lin, w_quad, B)
 
     order_r, order_c = _positive_first(p_), _positive_first(q_)
@@ -96,8 +96,7 @@ def make_problem(
         r, c = r[:, : size[:, 0].max()], c[:, : size[:, 1].max()]
         order_r, order_c = r, c
         M, bias = _gather(M, r, c), _gather(bias, r, c)
-        D1 = None if D1 is None else Dense(_gather(D1.array, r, r))
-        D2 = None if D2 is None else Dense(_gather(D2.array, c, c))
+        D1, D2 = _subset(D1, r), _subset(D2, c)
         p_use, q_use = np.take_along_axis(p_, r, 1), np.take_along_axis(q_, c, 1)
     pn, qn = p_use / scale[:, None], q_use / scale[:, None]
     if rank_one is None:  # reference p q': its logarithm is a sum of a row and a column vector
@@ -116,13 +115,13 @@ def make_problem(
 
 
 def _is_array(C: Any) -> bool:
-    return C is not None and not isinstance(C, Dense)
+    return C is not None and not isinstance(C, Structure)
 
 
 def _common_dtype(*arrays: Any) -> type:
     kinds = []
     for a in arrays:
-        if a is not None:
+        if a is not None and (isinstance(a, Dense) or not isinstance(a, Structure)):  # operators follow the arrays
             dtype = np.asarray(a.array if isinstance(a, Dense) else a).dtype
             if dtype.kind not in "fiub":
                 raise TypeError(f"costs and structures must be real numbers, got an array of dtype {dtype}")
@@ -148,10 +147,16 @@ def _layers(name: str, a: Any, dtype: type) -> np.ndarray:
     return _finite(name, a if a.ndim == 3 else a[None])
 
 
-def _structure(name: str, C: Any, dtype: type) -> Dense | None:
+def _structure(name: str, C: Any, dtype: type) -> Structure | None:
     if C is None:
         return None
-    if not isinstance(C, Dense):
+    if isinstance(C, Structure):
+        if C.shape[1] < SCAN_FROM and not isinstance(C, Dense):
+            C = Dense(C.to_dense())
+        if isinstance(C, Dense):
+            _finite(name, C.array)
+            return C if C.array.dtype == dtype else Dense(C.array.astype(dtype))
+    else:
         C = np.ascontiguousarray(C, dtype=dtype)
         if C.ndim not in (2, 3) or C.shape[-1] != C.shape[-2]:
             raise ValueError(f"{name} must be square, (n, n) or (B, n, n); got shape {C.shape}")
@@ -186,6 +191,16 @@ def _gather(a: Any, rows: np.ndarray, cols: np.ndarray) -> Any:
     if a is None:
         return None
     return np.stack([np.ascontiguousarray(a[b % len(a)][np.ix_(r, c)]) for b, (r, c) in enumerate(zip(rows, cols, strict=True))])
+
+
+def _subset(D: Structure | None, index: np.ndarray) -> Structure | None:
+    """A structure on the points in use, index[b] of problem b."""
+    if D is None:
+        return None
+    if D.shape[0] == 1 and (index == index[0]).all():
+        return D.subset(index[0])
+    C = D.to_dense()
+    return Dense(_gather(C, index, index))
 
 
 # ------------------------------------------------------------------------------------------------------------------ options
@@ -272,7 +287,16 @@ def _marginals(
 
 
 def _normalized(
-    how: str, M: Any, D1: Any, D2: Any, p: np.ndarray, q: np.ndarray, scale: np.ndarray, w_lin: np.ndarray, w_quad: np.ndarray
+    be: Any,
+    how: str,
+    M: Any,
+    D1: Any,
+    D2: Any,
+    p: np.ndarray,
+    q: np.ndarray,
+    scale: np.ndarray,
+    w_lin: np.ndarray,
+    w_quad: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the terms after scaling. "mean": <|M|, T> = E(T) = 1 at the product plan of mass one; "max": entries up to 1."""
     B = len(p)
@@ -283,18 +307,33 @@ def _normalized(
         ]
         w_lin = w_lin / np.where(np.array(size) > 0, size, 1.0)
     if D1 is not None:
-        w_quad = w_quad / np.array([_structure_size(how, D1.array, D2.array, p[b], q[b], b) for b in range(B)])
+        sizes = [_largest_gap(D1, D2, b) if how == "max" else _mean_energy(be, D1, D2, p[b], q[b], b) for b in range(B)]
+        w_quad = w_quad / np.array(sizes)
     return w_lin, w_quad
 
 
-def _structure_size(how: str, A: np.ndarray, C: np.ndarray, p: np.ndarray, q: np.ndarray, b: int) -> float:
-    A, C = A[b % len(A)].astype(float), C[b % len(C)].astype(float)
-    if how == "max":
-        s = float(max(A.max() - C.min(), C.max() - A.min())) ** 2
-    else:
-        p, q = p / p.sum(), q / q.sum()
-        s = float(p @ (A * A) @ p + q @ (C * C) @ q - 2 * (p @ A @ p) * (q @ C @ q))
+def _largest_gap(D1: Structure, D2: Structure, b: int) -> float:
+    """max (C1_ik - C2_jl)^2 of problem b; 1 where all entries are equal."""
+    (low1, high1), (low2, high2) = D1.extent(), D2.extent()
+    i, j = b % len(low1), b % len(low2)
+    s = max(float(high1[i]) - float(low2[j]), float(high2[j]) - float(low1[i])) ** 2
     return s if s > 0 else 1.0
+
+
+def _mean_energy(be: Any, D1: Structure, D2: Structure, p: np.ndarray, q: np.ndarray, b: int) -> float:
+    """E of problem b at the product plan of mass one; 1 where it is 0."""
+    (square1, mean1), (square2, mean2) = _forms(be, D1, p / p.sum(), b), _forms(be, D2, q / q.sum(), b)
+    s = square1 + square2 - 2 * mean1 * mean2
+    return s if s > 0 else 1.0
+
+
+def _forms(be: Any, D: Structure, x: np.ndarray, b: int) -> tuple[float, float]:
+    """x'(C*C)x and x'Cx of problem b in float64."""
+    if isinstance(D, Dense):
+        C = D.array[b % len(D.array)].astype(float)
+        return float(x @ (C * C) @ x), float(x @ C @ x)
+    X = x[None, :, None]
+    return float(x @ D.square().matmul(be, X)[0, :, 0]), float(x @ D.matmul(be, X)[0, :, 0])
 
 
 def _entropy_weight(
@@ -315,7 +354,7 @@ def _entropy_weight(
         if M is not None:
             span[b] += w_lin[b] * float(np.ptp(M[b % len(M)]))
         if D1 is not None:
-            span[b] += w_quad[b] * _structure_size("max", D1.array, D2.array, np.ones(1), np.ones(1), b)
+            span[b] += w_quad[b] * _largest_gap(D1, D2, b)
     return share * np.where(span > 0, span, 1.0)
 
 

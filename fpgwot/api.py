@@ -17,6 +17,7 @@ from ._solvers._outcome import Outcome
 from ._solvers.starts import starting_plans
 from ._validate import Prepared, make_problem
 from .result import Result
+from .structure import LaplaceKernel, PowerDistance, Structure
 
 METHODS = ("auto", "entropic", "conditional_gradient")
 
@@ -60,8 +61,10 @@ def solve(
     ----------
     M : array (n, m), optional
         Feature cost, any sign. None: pure Gromov-Wasserstein.
-    C1, C2 : arrays (n, n) and (m, m), optional
-        Structures, symmetric or not. Both None: linear OT. All arrays may have a leading batch axis of B problems.
+    C1, C2 : arrays (n, n) and (m, m), or operators, optional
+        Structures, symmetric or not. Both None: linear OT. All arrays may have a leading batch axis of B problems. Operators
+        (`PowerDistance`, `LaplaceKernel`, `Toeplitz`, `LowRank`, `PointCloud`) never build the matrix; long arrays of the
+        temporal kinds are recognised and treated as such.
     p, q : arrays (n,) and (m,), optional
         Weights, uniform with sum 1 by default. Any totals where the marginals are relaxed. Points of weight 0 cost no time.
     alpha : float in [0, 1]
@@ -119,9 +122,9 @@ def solve(
 
     Notes
     -----
-    Each outer iteration costs one gradient, O(n^2 m + n m^2) for dense structures, and a few dozen reads of an n x m array
-    (exact: one sparse linear program). Sources: Peyre, Cuturi, Solomon (2016), Vayer et al. (2019), Chapel, Alaya, Gasso (2020),
-    Chizat et al. (2018).
+    Each outer iteration costs one gradient, O(n^2 m + n m^2) for dense structures and O(n m) for temporal ones, and a few dozen
+    reads of an n x m array (exact: one sparse linear program, with the structures as arrays). Sources: Peyre, Cuturi, Solomon
+    (2016), Vayer et al. (2019), Chapel, Alaya, Gasso (2020), Chizat et al. (2018).
 
     Examples
     --------
@@ -189,6 +192,8 @@ def solve_batch(problems: Sequence[dict[str, Any]], **common: Any) -> list[Resul
     for name in names:
         if any((x.get(name) is None) != (problems[0].get(name) is None) for x in problems):
             raise ValueError(f"{name} is given in some problems of the batch and missing in others: all or none")
+    if any(isinstance(x.get(name), Structure) for x in problems for name in ("C1", "C2")):
+        raise TypeError("solve_batch pads its structures and takes arrays only: pass C.to_dense()[0] for an operator C")
     be, device, take, give = _dispatch.resolve([x.get(name) for x in problems for name in arrays], common.get("backend", "auto"))
     sizes = [_problem_size({k: take(v) for k, v in x.items()}) for x in problems]
     n, k = max(s[0] for s in sizes), max(s[1] for s in sizes)
@@ -307,7 +312,7 @@ def align(
     C1, C2 = (_temporal(structure, size, scale) for size in (n, k))
     kind = next((np.float32 for x in (X, Y) if str(getattr(x, "dtype", "")).endswith("float32")), float)
     return solve(
-        M.astype(kind), C1 if C1 is None else C1.astype(kind), C2 if C2 is None else C2.astype(kind), p, q,
+        M.astype(kind), C1, C2, p, q,
         alpha=None if structure is None else alpha, m=mass, reg_rel=reg_rel if reg_rel else None, normalize="mean", mask=mask,
         tol=tol, max_iter=max_iter, backend=backend, n_init=n_init, random_state=random_state, callback=callback, on_fail=on_fail,
     )  # fmt: skip
@@ -403,11 +408,10 @@ def _check_feasible(prep: Prepared) -> None:
             )
 
 
-def _temporal(kind: str | None, n: int, scale: float) -> np.ndarray | None:
+def _temporal(kind: str | None, n: int, scale: float) -> Structure | None:
     if kind is None:
         return None
-    lag = np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / n
-    return lag if kind == "linear" else 1 - np.exp(-lag / scale)
+    return PowerDistance(n, scale=1 / n) if kind == "linear" else LaplaceKernel(n, scale * n, weight=-1.0, offset=1.0)
 
 
 def _problem_size(x: dict[str, Any]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.special import logsumexp, rel_entr
+from scipy.special import rel_entr
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,32 +95,43 @@ def gradient(t: Task, T, step: float = 0.25) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ entropic
 
 
+def log_sums(A, axis):
+    """log sum exp over an axis; -inf where every entry is."""
+    high = A.max(axis=axis, keepdims=True)
+    high = np.where(np.isfinite(high), high, 0.0)
+    with np.errstate(divide="ignore"):
+        return (np.log(np.exp(A - high).sum(axis=axis, keepdims=True)) + high).squeeze(axis)
+
+
 def scaling(G, t: Task, extra: float = 0.0, T0=None, start=None, tol: float = 1e-14, sweeps: int = 100_000):
     """argmin <G,T> + reg KL(T||Q) + extra KL(T||T0) over the marginal rules, and its potentials, by log-domain scaling.
 
-    Block coordinate ascent of the dual: f <- min(rho (log p - log row sums), cap), g alike, h <- the fixed mass.
+    Block coordinate ascent of the dual: f <- min(rho (log p - log row sums), cap), g alike, h <- the fixed mass. Where the
+    mass is that of a whole side, T1 <= p with sum T = sum p says T1 = p: that side is an equality, and there is no h.
     """
     eps = t.reg + extra
     with np.errstate(divide="ignore"):
         log_Q = np.log(t.Q) if t.mask is None else np.where(t.mask, np.log(t.Q), -np.inf)
-        A = (-G + t.reg * log_Q + (0.0 if T0 is None else extra * np.log(T0))) / eps
+        A = (-G + t.reg * log_Q + (extra * np.log(T0) if extra > 0 else 0.0)) / eps
         log_p, log_q = np.log(t.p), np.log(t.q)
     rho1, rho2 = (1.0 if np.isinf(x) else x / (x + eps) for x in t.tau)
-    cap = np.inf if t.m is None else 0.0
+    full = [t.m is not None and abs(t.m - w.sum()) <= 1e-9 * t.m for w in (t.p, t.q)]
+    cap1, cap2 = (np.inf if t.m is None or whole else 0.0 for whole in full)
     f, g, h = (np.zeros(len(t.p)), np.zeros(len(t.q)), 0.0) if start is None else start
 
-    def side(rho, log_w, sums):
-        x = np.zeros_like(log_w) if rho == 0 else rho * np.where(np.isfinite(sums), log_w - np.where(np.isfinite(sums), sums, 0), 0)
-        return np.minimum(x, cap)
+    def side(rho, log_w, sums, cap):
+        # a point of no weight, or with every pair forbidden, has any potential: take 0
+        alive = np.isfinite(sums) & np.isfinite(log_w)
+        return np.where(alive, np.minimum(rho * (np.where(alive, log_w, 0) - np.where(alive, sums, 0)), cap), 0.0)
 
+    A = np.where(np.isfinite(log_p)[:, None] & np.isfinite(log_q)[None], A, -np.inf)
     for _ in range(sweeps):
         old = f, g, h
-        f = side(rho1, log_p, logsumexp(A + g[None] + h, axis=1))
-        g = side(rho2, log_q, logsumexp(A + f[:, None] + h, axis=0))
-        if t.m is not None:
-            h = np.log(t.m) - logsumexp(A + f[:, None] + g[None])
-        change = max(np.abs(f - old[0])[t.p > 0].max(), np.abs(g - old[1])[t.q > 0].max(), abs(h - old[2]))
-        if change <= tol:
+        f = side(rho1, log_p, log_sums(A + (g + h), 1), cap1)
+        g = side(rho2, log_q, log_sums(A + (f + h)[:, None], 0), cap2)
+        if t.m is not None and not any(full):
+            h = np.log(t.m) - float(log_sums((A + f[:, None] + g).ravel(), 0))
+        if max(np.abs(f - old[0]).max(), np.abs(g - old[1]).max(), abs(h - old[2])) <= tol:
             break
     return np.exp(A + f[:, None] + g[None] + h), (f, g, h)
 
@@ -146,7 +157,7 @@ def slow_entropic(t: Task, T=None, tol: float = 1e-12, max_iter: int = 4000) -> 
     T = product_plan(t) if T is None else T
     if t.C1 is None:
         return scaling(linearised(t, T), t)[0]
-    F, extra, start = objective(t, T) if (t.m is not None or t.tau != (np.inf, np.inf)) else np.inf, 0.0, None
+    F, extra, start = np.inf, 0.0, None  # the first plan need not be feasible: its value is no bound
     for _ in range(max_iter):
         G = linearised(t, T)
         for _ in range(40):
@@ -194,10 +205,12 @@ def gap(t: Task, T) -> float:
     return float(np.sum(G * T)) - linear_program(G, t)
 
 
-def best_permutation(t: Task) -> float:
-    """min F over the permutation matrices / n (equal uniform weights): the optimum for concave problems, else a bound."""
+def best_permutation(t: Task) -> tuple[float, np.ndarray]:
+    """min F over the permutation matrices / n (equal uniform weights), and the plan: the optimum where F is concave."""
     n = len(t.p)
-    return min(objective(t, np.eye(n)[list(order)] / n) for order in itertools.permutations(range(n)))
+    plans = [np.eye(n)[list(order)] / n for order in itertools.permutations(range(n))]
+    values = [objective(t, T) for T in plans]
+    return min(values), plans[int(np.argmin(values))]
 
 
 # --------------------------------------------------------------------------------------------------------------- rules

@@ -27,6 +27,7 @@ from .numpy_lp import (  # noqa: F401
     product_factors,
     square_matvec,
 )
+from .numpy_structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
 
 name = "numpy"
 xp = np

@@ -37,11 +37,22 @@ ANNEAL, FLAT, STAGE_TOL = 3.0, 0.15, 0.1  # ratio of the annealing, its start re
 THETA, THETA_MIN = 0.1, 0.01  # inner target relative to the outer residual
 SWEEPS, NEWTON_STEPS, CG_STEPS, CG_STOP, BACKTRACKS = 6, 8, 60, 0.1, 8
 BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor, growth per step, bend that needs none
-PATIENCE, STALLS = 25, 8  # outer steps without 10 % progress before the rules tighten; how often before giving up
+PATIENCE, STALLS = 25, 4  # outer steps without 10 % progress before the rules tighten; how often before giving up
 
 
-def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch, anneal: np.ndarray | bool = True) -> Outcome:
+def solve(
+    problem: Problem,
+    T: Any,
+    *,
+    tol: float,
+    max_iter: int,
+    watch: Watch,
+    anneal: np.ndarray | bool = True,
+    potentials: tuple[Any, Any, Any] | None = None,
+) -> Outcome:
     """Minimise the entropic objective of `problem` from the plan T, whose buffer is used; `anneal` False keeps to its basin.
+
+    `potentials` (f, g, h), in units of the cost, are those of a neighbouring problem, where T comes from one.
 
     Cost of an outer step: one gradient (the structure products) and a few dozen reads of the n x m kernel.
     """
@@ -58,7 +69,11 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch, 
     state = problem.gradient(T, mu, nu, G, work, T0, L, s, on, on)
     c = _Control(problem, tol, np.where(anneal, _annealing_start(host(be.spread(G, s)), problem.eps), problem.eps))
     s.eps[:] = xp.asarray(c.eps)
-    _start_mass(be, G, s, on)
+    if potentials is None:
+        _start_mass(be, G, s, on)
+    else:
+        ieps = 1 / s.eps
+        s.f[:], s.g[:], s.h[:] = potentials[0] * ieps[:, None], potentials[1] * ieps[:, None], potentials[2] * ieps
     c.descend(state, host(mu.sum(1)), np.zeros(B), on)
     terms: dict[str, np.ndarray] = {}
 

@@ -10,6 +10,7 @@ from .._backends._protocol import FORBIDDEN
 from .._problem import Problem
 from ..marginals import Marginals, partial_mass
 from ..result import Status
+from ..structure import Dense, Structure
 from . import frank_wolfe
 from ._loop import Watch
 from ._outcome import Outcome
@@ -61,7 +62,7 @@ def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, wat
     if problem.bias is not None:  # a mask: forbidden pairs are marked in the cost itself
         bias = _layer(problem.bias, b, n, k)
         M, w_lin = bias if M is None else np.minimum(w_lin * M + bias, FORBIDDEN), 1.0
-    C1, C2 = (None if D is None else D.single(b, size) for D, size in ((problem.C1, n), (problem.C2, k)))
+    C1, C2 = _dense(problem.C1, b, n), _dense(problem.C2, b, k)
     rules, mass = _rules(problem, b)
     return frank_wolfe.solve(
         problem.be, M, C1, C2, problem.p[b, :n], problem.q[b, :k], w_lin=w_lin, w_quad=float(problem.wq[b]),
@@ -71,6 +72,12 @@ def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, wat
 
 def _layer(x: Any, b: int, n: int, k: int) -> np.ndarray:
     return np.ascontiguousarray(x[b % len(x), :n, :k], dtype=float)
+
+
+def _dense(D: Structure | None, b: int, n: int) -> Dense | None:
+    """The structure of one problem as an array: the products with sparse plans read its rows."""
+    one = None if D is None else D.single(b, n)
+    return one if one is None or isinstance(one, Dense) else Dense(one.to_dense())
 
 
 def _rules(problem: Problem, b: int) -> tuple[Marginals, float | None]:

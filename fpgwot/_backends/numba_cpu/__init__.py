@@ -21,6 +21,7 @@ from .lp import (  # noqa: F401
     product_factors,
     square_matvec,
 )
+from .structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
 
 name = "numba"
 xp = np

@@ -1,0 +1,429 @@
+"""Products with temporal structures in O(1) operations per entry: running sums and first-order recursions.
+
+X has shape (B, n, k) and the structure acts along its rows (axis 0: C X) or (B, k, n) and along its columns (axis 1: X C).
+Along the rows a scan is vectorised over a strip of columns; along the columns four rows run side by side, which hides the
+latency of the additions. Scans go both ways and only ever add: with X >= 0 no digit cancels. Sums are float64 in both dtypes.
+
+Down the rows memory is the limit. A first sweep from below keeps the running sums at the end of each block of rows only; the
+second does a block in both directions while it is in cache. X is read twice and the product written once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import get_num_threads, prange
+
+from ._jit import kernel
+
+STRIP, BLOCK, ROWS = 512, 32, 32  # most columns of a strip, rows of its blocks; rows of a work item along the columns
+NARROW = 128  # columns of a strip where a band is read more than once
+
+
+def _ready(X, out):  # type: ignore[no-untyped-def]
+    """X, and a buffer for the product, as the kernels want them: contiguous."""
+    X = np.ascontiguousarray(X)
+    return X, np.empty_like(X) if out is None or not out.flags.c_contiguous else out
+
+
+def _width(X):  # type: ignore[no-untyped-def]
+    """Columns of a strip: long reads, but work for every thread. No sum runs across a strip, so it changes no result."""
+    return min(STRIP, max(64, -(-X.shape[2] // max(1, get_num_threads() // X.shape[0]))))
+
+
+def _done(Y, out):  # type: ignore[no-untyped-def]
+    if out is not None and out is not Y:
+        out[...] = Y
+        return out
+    return Y
+
+
+# ------------------------------------------------------------------------------------------------------- scale |t_i - t_k|^p
+
+
+def power_matmul(X, gaps, power, scale, axis, out=None):  # type: ignore[no-untyped-def]
+    """scale |t_i - t_k|^power times X for power 1 or 2; gaps[i] = t_i - t_(i-1), gaps[0] = 0."""
+    X, Y = _ready(X, out)
+    if axis:
+        (_distance_along, _square_along)[power - 1](4 * X.size, X, gaps, float(scale), Y)
+    else:
+        (_distance_down, _square_down)[power - 1](4 * X.size, X, gaps, float(scale), _width(X), Y)
+    return _done(Y, out)
+
+
+@kernel
+def _distance_down(X, gaps, scale, width, out):  # type: ignore[no-untyped-def]
+    B, n, m = X.shape
+    strips, blocks = (m + width - 1) // width, (n + BLOCK - 1) // BLOCK
+    real = X.dtype.type
+    for item in prange(B * strips):
+        b, j0 = item // strips, item % strips * width
+        w = min(width, m - j0)
+        a, z, ends = np.zeros(2 * STRIP), np.empty(2 * STRIP), np.empty((blocks, 2 * w))  # sums of x and of distance times x
+        for i in range(n - 1, -1, -1):
+            if i % BLOCK == BLOCK - 1 or i == n - 1:
+                e = ends[i // BLOCK]
+                for j in range(w):
+                    e[j] = a[j]
+                    e[w + j] = a[STRIP + j]
+            x, g = X[b, i, j0 : j0 + w], gaps[i]
+            for j in range(w):
+                a[j] += x[j]
+                a[STRIP + j] += g * a[j]
+        a[:] = 0.0
+        for block in range(blocks):
+            e, last = ends[block], min(n, (block + 1) * BLOCK)
+            for j in range(w):
+                z[j] = e[j]
+                z[STRIP + j] = e[w + j]
+            for i in range(last - 1, block * BLOCK - 1, -1):
+                x, y, g = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], gaps[i]
+                for j in range(w):
+                    y[j] = real(z[STRIP + j])
+                    z[j] += x[j]
+                    z[STRIP + j] += g * z[j]
+            for i in range(block * BLOCK, last):
+                x, y, g = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], gaps[i]
+                for j in range(w):
+                    a[STRIP + j] += g * a[j]
+                    y[j] = real(scale * (y[j] + a[STRIP + j]))
+                    a[j] += x[j]
+
+
+@kernel
+def _square_down(X, gaps, scale, width, out):  # type: ignore[no-untyped-def]
+    B, n, m = X.shape
+    strips, blocks = (m + width - 1) // width, (n + BLOCK - 1) // BLOCK
+    real = X.dtype.type
+    for item in prange(B * strips):
+        b, j0 = item // strips, item % strips * width
+        w = min(width, m - j0)
+        a, z, ends = np.zeros(3 * STRIP), np.empty(3 * STRIP), np.empty((blocks, 3 * w))  # sums of x, distance x, distance^2 x
+        for i in range(n - 1, -1, -1):
+            if i % BLOCK == BLOCK - 1 or i == n - 1:
+                e = ends[i // BLOCK]
+                for j in range(w):
+                    e[j] = a[j]
+                    e[w + j] = a[STRIP + j]
+                    e[2 * w + j] = a[2 * STRIP + j]
+            x, g = X[b, i, j0 : j0 + w], gaps[i]
+            for j in range(w):
+                a[j] += x[j]
+                a[2 * STRIP + j] += g * (2 * a[STRIP + j] + g * a[j])
+                a[STRIP + j] += g * a[j]
+        a[:] = 0.0
+        for block in range(blocks):
+            e, last = ends[block], min(n, (block + 1) * BLOCK)
+            for j in range(w):
+                z[j] = e[j]
+                z[STRIP + j] = e[w + j]
+                z[2 * STRIP + j] = e[2 * w + j]
+            for i in range(last - 1, block * BLOCK - 1, -1):
+                x, y, g = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], gaps[i]
+                for j in range(w):
+                    y[j] = real(z[2 * STRIP + j])
+                    z[j] += x[j]
+                    z[2 * STRIP + j] += g * (2 * z[STRIP + j] + g * z[j])
+                    z[STRIP + j] += g * z[j]
+            for i in range(block * BLOCK, last):
+                x, y, g = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], gaps[i]
+                for j in range(w):
+                    a[2 * STRIP + j] += g * (2 * a[STRIP + j] + g * a[j])
+                    a[STRIP + j] += g * a[j]
+                    y[j] = real(scale * (y[j] + a[2 * STRIP + j]))
+                    a[j] += x[j]
+
+
+@kernel
+def _distance_along(X, gaps, scale, out):  # type: ignore[no-untyped-def]
+    B, m, n = X.shape
+    items = (m + ROWS - 1) // ROWS
+    real = X.dtype.type
+    for item in prange(B * items):
+        b, start = item // items, item % items * ROWS
+        last = min(start + ROWS, m) - 1
+        for i in range(start, last + 1, 4):
+            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)  # too few rows: the last one again
+            x0, x1, x2, x3 = X[b, i], X[b, i1], X[b, i2], X[b, i3]
+            y0, y1, y2, y3 = out[b, i], out[b, i1], out[b, i2], out[b, i3]
+            s0 = s1 = s2 = s3 = l0 = l1 = l2 = l3 = 0.0
+            for j in range(n - 1, -1, -1):
+                g = gaps[j]
+                y0[j], y1[j], y2[j], y3[j] = real(l0), real(l1), real(l2), real(l3)
+                s0 += x0[j]
+                s1 += x1[j]
+                s2 += x2[j]
+                s3 += x3[j]
+                l0 += g * s0
+                l1 += g * s1
+                l2 += g * s2
+                l3 += g * s3
+            s0 = s1 = s2 = s3 = l0 = l1 = l2 = l3 = 0.0
+            for j in range(n):
+                g = gaps[j]
+                l0 += g * s0
+                l1 += g * s1
+                l2 += g * s2
+                l3 += g * s3
+                t0, t1, t2, t3 = scale * (y0[j] + l0), scale * (y1[j] + l1), scale * (y2[j] + l2), scale * (y3[j] + l3)
+                y0[j], y1[j], y2[j], y3[j] = real(t0), real(t1), real(t2), real(t3)
+                s0 += x0[j]
+                s1 += x1[j]
+                s2 += x2[j]
+                s3 += x3[j]
+
+
+@kernel
+def _square_along(X, gaps, scale, out):  # type: ignore[no-untyped-def]
+    B, m, n = X.shape
+    items = (m + ROWS - 1) // ROWS
+    real = X.dtype.type
+    for item in prange(B * items):
+        b, start = item // items, item % items * ROWS
+        last = min(start + ROWS, m) - 1
+        for i in range(start, last + 1, 2):  # three sums a row: two rows fill the pipeline
+            i1 = min(i + 1, last)
+            x0, x1, y0, y1 = X[b, i], X[b, i1], out[b, i], out[b, i1]
+            s0 = s1 = l0 = l1 = q0 = q1 = 0.0
+            for j in range(n - 1, -1, -1):
+                g = gaps[j]
+                y0[j], y1[j] = real(q0), real(q1)
+                s0 += x0[j]
+                s1 += x1[j]
+                q0 += g * (2 * l0 + g * s0)
+                q1 += g * (2 * l1 + g * s1)
+                l0 += g * s0
+                l1 += g * s1
+            s0 = s1 = l0 = l1 = q0 = q1 = 0.0
+            for j in range(n):
+                g = gaps[j]
+                q0 += g * (2 * l0 + g * s0)
+                q1 += g * (2 * l1 + g * s1)
+                l0 += g * s0
+                l1 += g * s1
+                t0, t1 = scale * (y0[j] + q0), scale * (y1[j] + q1)
+                s0 += x0[j]
+                s1 += x1[j]
+                y0[j], y1[j] = real(t0), real(t1)
+
+
+# ---------------------------------------------------------------------------------------------- offset + weight exp(-|t_i - t_k|)
+
+
+def decay_matmul(X, ratios, weight, offset, axis, out=None):  # type: ignore[no-untyped-def]
+    """offset + weight exp(-|t_i - t_k|) times X; ratios[i] = exp(-(t_i - t_(i-1))), ratios[0] = 0."""
+    X, Y = _ready(X, out)
+    if axis:
+        _decay_along(4 * X.size, X, ratios, float(weight), float(offset), Y)
+    else:
+        _decay_down(4 * X.size, X, ratios, float(weight), float(offset), _width(X), Y)
+    return _done(Y, out)
+
+
+@kernel
+def _decay_down(X, ratios, weight, offset, width, out):  # type: ignore[no-untyped-def]
+    B, n, m = X.shape
+    strips, blocks = (m + width - 1) // width, (n + BLOCK - 1) // BLOCK
+    real = X.dtype.type
+    for item in prange(B * strips):
+        b, j0 = item // strips, item % strips * width
+        w = min(width, m - j0)
+        a, z, total, ends = np.zeros(w), np.empty(w), np.zeros(w), np.empty((blocks, w))
+        for i in range(n - 1, -1, -1):
+            if i % BLOCK == BLOCK - 1 or i == n - 1:
+                e = ends[i // BLOCK]
+                for j in range(w):
+                    e[j] = a[j]
+            x, r = X[b, i, j0 : j0 + w], ratios[i]
+            for j in range(w):
+                a[j] = r * (a[j] + x[j])
+                total[j] += x[j]
+        a[:] = 0.0
+        for block in range(blocks):
+            e, last = ends[block], min(n, (block + 1) * BLOCK)
+            for j in range(w):
+                z[j] = e[j]
+            for i in range(last - 1, block * BLOCK - 1, -1):
+                x, y, r = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], ratios[i]
+                for j in range(w):
+                    y[j] = real(z[j])
+                    z[j] = r * (z[j] + x[j])
+            for i in range(block * BLOCK, last):
+                x, y, r = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], ratios[i]
+                for j in range(w):
+                    a[j] = x[j] + r * a[j]
+                    y[j] = real(offset * total[j] + weight * (y[j] + a[j]))
+
+
+@kernel
+def _decay_along(X, ratios, weight, offset, out):  # type: ignore[no-untyped-def]
+    B, m, n = X.shape
+    items = (m + ROWS - 1) // ROWS
+    real = X.dtype.type
+    for item in prange(B * items):
+        b, start = item // items, item % items * ROWS
+        last = min(start + ROWS, m) - 1
+        for i in range(start, last + 1, 4):
+            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+            x0, x1, x2, x3 = X[b, i], X[b, i1], X[b, i2], X[b, i3]
+            y0, y1, y2, y3 = out[b, i], out[b, i1], out[b, i2], out[b, i3]
+            f0 = f1 = f2 = f3 = t0 = t1 = t2 = t3 = 0.0
+            for j in range(n - 1, -1, -1):
+                r = ratios[j]
+                y0[j], y1[j], y2[j], y3[j] = real(f0), real(f1), real(f2), real(f3)
+                f0 = r * (f0 + x0[j])
+                f1 = r * (f1 + x1[j])
+                f2 = r * (f2 + x2[j])
+                f3 = r * (f3 + x3[j])
+                t0 += x0[j]
+                t1 += x1[j]
+                t2 += x2[j]
+                t3 += x3[j]
+            t0, t1, t2, t3 = offset * t0, offset * t1, offset * t2, offset * t3
+            f0 = f1 = f2 = f3 = 0.0
+            for j in range(n):
+                r = ratios[j]
+                f0 = x0[j] + r * f0
+                f1 = x1[j] + r * f1
+                f2 = x2[j] + r * f2
+                f3 = x3[j] + r * f3
+                u0, u1, u2, u3 = y0[j] + f0, y1[j] + f1, y2[j] + f2, y3[j] + f3
+                y0[j], y1[j] = real(t0 + weight * u0), real(t1 + weight * u1)
+                y2[j], y3[j] = real(t2 + weight * u2), real(t3 + weight * u3)
+
+
+# ------------------------------------------------------------------------------------------------------------ banded Toeplitz
+
+
+def toeplitz_matmul(X, weights, axis, out=None):  # type: ignore[no-untyped-def]
+    """Symmetric Toeplitz band times X; weights[lag] for lag = 0 ... width, zero beyond.
+
+    Equal weights off the diagonal: window sums at O(1) an entry, else O(width).
+    """
+    X, Y = _ready(X, out)
+    weights = np.ascontiguousarray(weights, dtype=float)
+    width = len(weights) - 1
+    if width > 0 and (weights[1:] == weights[1]).all():
+        run, work = (_window_down, _window_along)[axis], 3 * X.size
+    else:
+        run, work = (_band_down, _band_along)[axis], (1 + width) * X.size
+    run(work, X, weights, Y)
+    return _done(Y, out)
+
+
+# A window sum is the end of one block of 2 width + 1 entries and the start of the next: sums from the border of the two
+# outwards, no subtraction of what leaves the window.
+
+
+@kernel
+def _window_down(X, weights, out):  # type: ignore[no-untyped-def]
+    B, n, m = X.shape
+    strips, width = (m + NARROW - 1) // NARROW, len(weights) - 1
+    size = 2 * width + 1
+    real = X.dtype.type
+    for item in prange(B * strips):
+        b, j0 = item // strips, item % strips * NARROW
+        w = min(NARROW, m - j0)
+        s = np.empty(w)
+        on, off = weights[0] - weights[1], weights[1]
+        for i0 in range(0, n, size):
+            s[:] = 0.0
+            for d in range(size - 1, -1, -1):  # window of row i0 + d from its start to the border, row i0 + width
+                i, k = i0 + d, i0 - width + d
+                if 0 <= k < n:
+                    x = X[b, k, j0 : j0 + w]
+                    for j in range(w):
+                        s[j] += x[j]
+                if i < n:
+                    y = out[b, i, j0 : j0 + w]
+                    for j in range(w):
+                        y[j] = real(s[j])
+            s[:] = 0.0
+            for i in range(i0, min(i0 + size, n)):  # and from the border to its end
+                if i0 < i and i + width < n:
+                    x = X[b, i + width, j0 : j0 + w]
+                    for j in range(w):
+                        s[j] += x[j]
+                x, y = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w]
+                for j in range(w):
+                    y[j] = real(off * (y[j] + s[j]) + on * x[j])
+
+
+@kernel
+def _window_along(X, weights, out):  # type: ignore[no-untyped-def]
+    B, m, n = X.shape
+    items, width = (m + ROWS - 1) // ROWS, len(weights) - 1
+    size = 2 * width + 1
+    real = X.dtype.type
+    for item in prange(B * items):
+        b, start = item // items, item % items * ROWS
+        last = min(start + ROWS, m) - 1
+        on, off = weights[0] - weights[1], weights[1]
+        for i in range(start, last + 1, 4):
+            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+            x0, x1, x2, x3 = X[b, i], X[b, i1], X[b, i2], X[b, i3]
+            y0, y1, y2, y3 = out[b, i], out[b, i1], out[b, i2], out[b, i3]
+            for j0 in range(0, n, size):
+                s0 = s1 = s2 = s3 = 0.0
+                for d in range(size - 1, -1, -1):
+                    j, k = j0 + d, j0 - width + d
+                    if 0 <= k < n:
+                        s0 += x0[k]
+                        s1 += x1[k]
+                        s2 += x2[k]
+                        s3 += x3[k]
+                    if j < n:
+                        y0[j], y1[j], y2[j], y3[j] = real(s0), real(s1), real(s2), real(s3)
+                s0 = s1 = s2 = s3 = 0.0
+                for j in range(j0, min(j0 + size, n)):
+                    k = j + width
+                    if j0 < j and k < n:
+                        s0 += x0[k]
+                        s1 += x1[k]
+                        s2 += x2[k]
+                        s3 += x3[k]
+                    t0, t1 = off * (y0[j] + s0) + on * x0[j], off * (y1[j] + s1) + on * x1[j]
+                    t2, t3 = off * (y2[j] + s2) + on * x2[j], off * (y3[j] + s3) + on * x3[j]
+                    y0[j], y1[j], y2[j], y3[j] = real(t0), real(t1), real(t2), real(t3)
+
+
+@kernel
+def _band_down(X, weights, out):  # type: ignore[no-untyped-def]
+    B, n, m = X.shape
+    width, items = len(weights) - 1, (n + ROWS - 1) // ROWS
+    real = X.dtype.type
+    for item in prange(B * items):
+        b, start = item // items, item % items * ROWS
+        for j0 in range(0, m, NARROW):
+            w = min(NARROW, m - j0)
+            s = np.empty(w)
+            for i in range(start, min(start + ROWS, n)):
+                s[:] = 0.0
+                for k in range(max(0, i - width), min(n, i + width + 1)):
+                    x, c = X[b, k, j0 : j0 + w], weights[abs(i - k)]
+                    for j in range(w):
+                        s[j] += c * x[j]
+                y = out[b, i, j0 : j0 + w]
+                for j in range(w):
+                    y[j] = real(s[j])
+
+
+@kernel
+def _band_along(X, weights, out):  # type: ignore[no-untyped-def]
+    B, m, n = X.shape
+    width, items = len(weights) - 1, (m + ROWS - 1) // ROWS
+    real = X.dtype.type
+    for item in prange(B * items):
+        b, start = item // items, item % items * ROWS
+        s = np.empty(n)
+        for i in range(start, min(start + ROWS, m)):
+            x, y = X[b, i], out[b, i]
+            for j in range(n):
+                s[j] = weights[0] * x[j]
+            for lag in range(1, min(width, n - 1) + 1):
+                c = weights[lag]
+                for j in range(n - lag):
+                    s[j] += c * x[j + lag]
+                for j in range(n - lag):
+                    s[j + lag] += c * x[j]
+            for j in range(n):
+                y[j] = real(s[j])

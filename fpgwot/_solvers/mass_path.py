@@ -1,0 +1,77 @@
+"""How much to match, chosen from the price of mass: the problem is solved on a grid of masses, each from the one before.
+
+F(m), the least objective at mass m, has the derivative dF/dm = h, the multiplier of the mass constraint: what the next bit of
+mass costs. Points that have a partner are cheap, background is dear, so the price has a low and a high level. Two criteria:
+
+* split: the two-level fit of the prices with least squared error (Otsu's criterion in one dimension); the mass where it jumps;
+* knee: the point of the curve F(m) farthest below its chord.
+
+They agree where the background is clearly apart. Where they do not, the masses between them are all defensible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .._problem import Problem
+from ..marginals import partial_mass
+from . import entropic, exact
+from ._loop import Watch
+from ._outcome import Outcome
+
+POINTS = 20  # masses on the path: 1/20, 2/20, ... of the largest
+PATH_TOL, PATH_ITERATIONS = 1e-3, 15  # accuracy of a point: prices need no more
+
+
+def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
+    """The problem at another mass for each member of the batch; a side that is used up becomes an equality."""
+    P, Q = problem.p.sum(1), problem.q.sum(1)
+    full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
+    q = np.where((full[:, 0] & full[:, 1])[:, None], problem.q * (P / Q)[:, None], problem.q)
+    kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if len(np.unique(full, axis=0)) == 1 else partial_mass()
+    cap, fixed = np.where(full, np.inf, 0.0), np.where(full.any(1), np.nan, np.minimum(mass, np.minimum(P, Q)))
+    return replace(problem, q=q, marginals=kind, cap=cap, mass=fixed)
+
+
+def trace(problem: Problem, name: str, points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+    """Masses (points, B), least objective found and price of mass at each, and the outcomes' work per problem."""
+    largest = np.minimum(problem.p.sum(1), problem.q.sum(1))
+    grid = largest[None] * (np.arange(1, points + 1) / points)[:, None]
+    values, prices, work = np.zeros(grid.shape), np.zeros(grid.shape), np.zeros((2, len(largest)), int)
+    out: Outcome | None = None
+    for k in reversed(range(points)):  # downwards: a plan that is scaled down stays feasible
+        out = step(with_mass(problem, grid[k]), name, out, grid[k], PATH_TOL, PATH_ITERATIONS)
+        values[k], prices[k] = np.sum(list(out.terms.values()), axis=0), out.potentials[2]
+        work += out.n_passes, out.n_gradients
+    # at the last mass a side is used up, and the price of mass is not a multiplier of its own any more
+    prices[-1] = (values[-1] - values[-2]) / (grid[-1] - grid[-2])
+    return grid, values, prices, work
+
+
+def step(problem: Problem, name: str, before: Outcome | None, mass: np.ndarray, tol: float, max_iter: int) -> Outcome:
+    """Solve at one mass, from the solution at another where there is one."""
+    if name != "entropic":
+        start = None if before is None else before.plan * (mass / before.plan.sum((1, 2)))[:, None, None]
+        return exact.solve(problem, [start], tol=tol, max_iter=max_iter, watch=Watch())
+    if before is None:
+        return entropic.solve(problem, problem.product_plan(), tol=tol, max_iter=50, watch=Watch())
+    ratio = mass / before.plan.sum((1, 2), dtype=float)
+    f, g, h = before.potentials
+    T = before.plan * ratio.astype(before.plan.dtype)[:, None, None]
+    warm = f, g, h + problem.eps * np.log(ratio)
+    return entropic.solve(problem, T, tol=tol, max_iter=max_iter, watch=Watch(), anneal=False, potentials=warm)
+
+
+def choose(grid: np.ndarray, values: np.ndarray, prices: np.ndarray) -> tuple[float, float]:
+    """Masses of the split and of the knee, from one problem's path."""
+    ordered = np.maximum.accumulate(prices)  # F is nearly convex in m; small dips are noise of the local optima
+    errors = [ordered[:k].var() * k + ordered[k:].var() * (len(ordered) - k) for k in range(1, len(ordered))]
+    split = float(grid[int(np.argmin(errors))])
+    m, F = np.concatenate(([0.0], grid)), np.concatenate(([0.0], values))
+    chord = F[-1] * m / m[-1]
+    knee = float(m[int(np.argmax(chord - F))])
+    return split, knee if knee > 0 else float(grid[0])
+

@@ -1,0 +1,294 @@
+"""Every primitive of `_protocol` in Numba against its NumPy twin, on random states; and the parts that Numba has alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from numba import get_num_threads, njit, set_num_threads
+
+from fpgwot import solve
+from fpgwot._backends import _protocol as ix
+from fpgwot._backends import numba_cpu as numba_be
+from fpgwot._backends import numpy_ref as numpy_be
+from fpgwot._backends.numba_cpu import elementary, lp, scaling
+
+B, N, K = 3, 37, 41  # more rows than one work item (32) and than a group of 4; odd, so that no loop comes out even
+SIZE = np.array([[37, 41], [33, 5], [4, 38]], np.int64)
+TOLERANCE = {np.float64: 1e-12, np.float32: 2e-5}
+INF = np.inf
+# tau (rows, columns), cap (rows, columns), fixed mass
+RULES = {
+    "balanced": ((INF, INF), (INF, INF), False),
+    "partial": ((INF, INF), (0.0, 0.0), True),
+    "full_rows": ((INF, INF), (INF, 0.0), False),
+    "full_columns": ((INF, INF), (0.0, INF), False),
+    "kl": ((0.3, 0.8), (INF, INF), False),
+    "hard_and_kl": ((INF, 0.5), (INF, INF), False),
+    "semi_relaxed": ((INF, 0.0), (INF, INF), False),
+    "free_rows": ((0.0, INF), (INF, INF), False),
+}
+
+
+class State:
+    """A scaling problem in the middle of its iteration, with the matrices that the primitives read and write."""
+
+    def __init__(self, kind: str, dtype, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        tau, cap, fixed = RULES[kind]
+        inside = np.zeros((B, N, K), bool)
+        p, q = np.zeros((B, N)), np.zeros((B, K))
+        for b, (n, k) in enumerate(SIZE):
+            inside[b, :n, :k] = True
+            p[b, :n], q[b, :k] = rng.dirichlet(np.full(n, 3.0)), rng.dirichlet(np.full(k, 3.0))
+        mass = np.full(B, 0.6 if fixed else np.nan)
+        eps = np.array([0.1, 0.2, 0.15])
+        self.s = ix.Scaling(np, dtype, SIZE, p, q, mass, eps, tau, tuple(np.full(B, c) for c in cap))
+        rows, cols = p > 0, q > 0
+        self.s.rows[:, ix.F] = np.where(rows, 0.5 * rng.normal(size=(B, N)) - 0.6, 0)
+        self.s.cols[:, ix.G, :K] = np.where(cols, 0.5 * rng.normal(size=(B, K)) - 0.6, 0)
+        self.s.rows[:, ix.F] = np.minimum(self.s.rows[:, ix.F], cap[0])
+        self.s.cols[:, ix.G, :K] = np.minimum(self.s.cols[:, ix.G, :K], cap[1])
+        self.s.cols[:, ix.G, K] = 0.3 * fixed
+        self.s.cols[:, ix.Y, :K] = np.where(cols, 0.2 * rng.normal(size=(B, K)), 0)
+        self.s.cols[:, ix.Y, K] = 0.1 * fixed
+
+        def matrix(low, high):
+            return np.where(inside, rng.uniform(low, high, (B, N, K)), 0).astype(dtype)
+
+        # costs in [0, 1] + 5 eps: the plan is about p q', as in a real run
+        self.L, self.G, self.A, self.M = matrix(0.5, 1.5), matrix(0.5, 1.5), matrix(0, 0.3), matrix(-1, 1)
+        self.T, self.T0, self.K = matrix(1e-4, 2e-3), matrix(1e-4, 2e-3), matrix(0.1, 1)
+        self.bias = matrix(-0.2, 0.2)
+        self.r, self.c = np.where(rows, rng.normal(size=(B, N)), 0), np.where(cols, rng.normal(size=(B, K)), 0)
+        self.wl, self.wq = rng.random(B), rng.random(B)
+        self.on = np.array([True, False, True])
+        self.out: dict = {}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        s = self.s
+        named = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)} | self.out
+        return named | {"vals": s.vals, "rows": s.rows, "cols": s.cols, "v": s.v, "hist": s.hist}
+
+
+def sweep(be, x):
+    be.sweep(x.K, x.s, x.on)
+
+
+def gradient(M, bias, first):
+    def step(be, x):
+        first_ = np.full(B, first)
+        A = x.A
+        x.out["sums"] = be.gradient(A, M and x.M, bias and x.bias, x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, first_, x.on)
+
+    return step
+
+
+def shared_layer(be, x):
+    """One cost for all problems of the batch (several starts)."""
+    first = np.zeros(B, bool)
+    x.out["sums"] = be.gradient(x.A, x.M[:1], x.bias[:1], x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, first, x.on)
+
+
+def kernel(be, x):
+    be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([0.4, 0.5, 1.0]), np.array([False, False, True]), x.on)
+
+
+def damped_kernel(be, x):
+    be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([0.4, 0.5, 0.7]), np.zeros(B, bool), x.on)
+
+
+def spread(be, x):
+    x.G[0, 2, 3] = x.G[2, 1] = ix.FORBIDDEN  # one pair, and a row without any
+    x.out["spread"] = be.spread(x.G, x.s)
+
+
+def logsums(be, x):
+    x.L *= 300  # eps is 0.1: sums of exp(-4000), which only the log domain survives
+    x.out["logsums"] = be.column_logsums(x.L, x.s, x.on)
+
+
+def anderson(be, x):
+    """Random images, so that the small systems are well conditioned; past the full memory; one problem goes back to its image."""
+    rng, none = np.random.default_rng(7), np.zeros(B, bool)
+    back = np.array([False, False, True])
+    for i in range(ix.MEMORY + 4):
+        random = rng.normal(size=(B, K + 1)) * (x.s.cols[:, ix.Q] != 0)  # padding is zero, the mass may be NaN
+        x.s.cols[x.on, ix.IMAGE] = random[x.on]
+        be.anderson(x.s, back if i == 5 else none, back & x.on if i == 5 else x.on)
+
+
+def newton(be, x):
+    be.sweep(x.K, x.s, x.on)
+    be.newton(x.K, x.s, x.on)
+
+
+def cg(be, x):
+    newton(be, x)
+    for _ in range(3):
+        be.cg(x.K, x.s, 1e-3, x.on)
+
+
+def trial(be, x):
+    cg(be, x)
+    be.trial(x.s, np.array([1.0, 1.0, 0.3]), x.on)
+
+
+def plan(be, x):
+    be.sweep(x.K, x.s, x.on)
+    be.plan(x.K, x.s, x.on)
+
+
+def drift(be, x):
+    """Scalings at the edge of what a float32 holds are cut, and the residual says so."""
+    x.s.cols[:, ix.Y, :K] -= 55.0
+    x.K *= np.asarray(1e-20, x.K.dtype)
+    be.sweep(x.K, x.s, x.on)
+
+
+STEPS = {f"gradient-{M}-{bias}-{first}": gradient(M, bias, first) for M, bias, first in [
+    (None, None, True), (True, None, False), (None, True, False), (True, True, False), (True, True, True)]}  # fmt: skip
+STEPS |= {f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, spread, logsums, anderson, newton, cg, trial, plan, drift)}
+
+
+def run(step, be, kind, dtype, on=None) -> tuple[dict, dict]:
+    x = State(kind, dtype)
+    x.on = x.on if on is None else on
+    before = copy.deepcopy(x.arrays())
+    step(be, x)
+    return before, x.arrays()
+
+
+def compare(one: dict, two: dict, tolerance: float, on: np.ndarray) -> None:
+    """Equal entries where problems are on, relative to the largest of each vector; padding and scratch left out."""
+    for name, a in one.items():
+        b = two[name]
+        if a.ndim < 2 or name in ("on",):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=name)
+            continue
+        for item in np.flatnonzero(on):
+            x, y = np.asarray(a[item], float), np.asarray(b[item], float)
+            where = np.isfinite(x)
+            np.testing.assert_array_equal(where, np.isfinite(y), err_msg=name)
+            rows = x.reshape(len(x), -1) if name in ("rows", "cols", "hist") else x.reshape(1, -1)
+            top = np.maximum(np.max(np.where(where.reshape(rows.shape), np.abs(rows), 0), axis=1), 1e-3)
+            gap = np.abs(np.where(where, x, 0) - np.where(where, y, 0)).reshape(rows.shape)
+            assert (gap <= tolerance * top[:, None]).all(), f"{name} of problem {item}: {np.max(gap / top[:, None]):.1e}"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("name", STEPS)
+def test_numba_equals_numpy(name, kind, dtype):
+    loose = 100 if name in ("anderson", "cg", "trial") else 1  # linear systems amplify the last digit
+    (_, one), (_, two) = (run(STEPS[name], be, kind, dtype) for be in (numpy_be, numba_be))
+    compare(one, two, loose * TOLERANCE[dtype], np.array([True, False, True]))
+    assert any(np.isfinite(a).all() and np.ptp(a) > 0 for a in two.values())
+
+
+@pytest.mark.parametrize("be", [numpy_be, numba_be], ids=["numpy", "numba"])
+@pytest.mark.parametrize("kind", ["balanced", "partial", "kl"])
+@pytest.mark.parametrize("name", [x for x in STEPS if x not in ("spread", "logsums", "drift")])  # those change their input first
+def test_problems_that_are_off_and_padding_stay_as_they_are(name, kind, be):
+    before, after = run(STEPS[name], be, kind, np.float64)
+    for key, a in before.items():
+        if a.ndim >= 2:
+            np.testing.assert_array_equal(after[key][1], a[1], err_msg=key)
+    for key in ("K", "T", "T0", "L", "A"):
+        for b, (n, k) in enumerate(SIZE):
+            assert not after[key][b, n:].any()
+            assert not after[key][b, :, k:].any()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_problem_alone_equals_the_same_in_a_batch(name):
+    """Its neighbours have no say: bit for bit."""
+    _, alone = run(STEPS[name], numba_be, "partial", np.float64, np.array([True, False, False]))
+    _, batch = run(STEPS[name], numba_be, "partial", np.float64, np.array([True, True, False]))
+    for key, a in alone.items():
+        if a.ndim >= 2:
+            np.testing.assert_array_equal(a[0], batch[key][0], err_msg=key)
+
+
+# --------------------------------------------------------------------------------------------- what only Numba has: threads
+
+KERNELS = [x for m in (scaling, lp) for x in vars(m).values() if type(x).__name__ == "Kernel"]
+
+
+@pytest.fixture
+def form(monkeypatch):
+    """Forces the serial or the parallel form of every kernel."""
+
+    def choose(name: str) -> None:
+        for one in KERNELS:
+            monkeypatch.setattr(type(one), "__call__", lambda self, work, *args: getattr(self, name)(*args))
+
+    return choose
+
+
+def test_serial_and_parallel_forms_are_equal_and_so_are_one_and_two_threads(form):
+    """Partial sums are added in a fixed order. One test, since compiling every parallel form takes most of a minute."""
+    assert len(KERNELS) > 10
+    names = [x for x in STEPS if not x.startswith("gradient")]  # shared_layer is the gradient with all that it can have
+    rng, threads = np.random.default_rng(0), get_num_threads()
+    M, C1, C2, Q = rng.random((70, 66)), rng.random((70, 70)), rng.random((66, 66)), rng.random((70, 66)) + 0.5
+    states, plans = {}, {}
+    try:
+        for how in (("serial", 1), ("parallel", 1), ("parallel", min(2, threads))):
+            form(how[0])
+            set_num_threads(how[1])
+            states[how] = {(x, kind): run(STEPS[x], numba_be, kind, np.float64)[1] for x in names for kind in ("partial", "kl")}
+            plans[how] = solve(M, C1, C2, m=0.7, reg=0.05, reference=Q, backend="numba").plan
+    finally:
+        set_num_threads(threads)
+    for how, state in states.items():
+        np.testing.assert_allclose(plans[how], plans["serial", 1], rtol=1e-11, atol=1e-16)
+        for (name, kind), found in state.items():
+            loose = 100 if name in ("anderson", "cg", "trial") else 1
+            compare(states["serial", 1][name, kind], found, loose * 1e-12, np.array([True, False, True]))
+    np.testing.assert_array_equal(plans["parallel", 1], plans["parallel", min(2, threads)])
+
+
+# ------------------------------------------------------------------------------------------------------------- exp and log
+
+
+@njit
+def _exp(x, y):
+    for i in range(len(x)):
+        y[i] = elementary.exp(x[i])
+
+
+@njit
+def _log(x, y):
+    for i in range(len(x)):
+        y[i] = elementary.log(x[i])
+
+
+@pytest.mark.parametrize(("dtype", "low", "high", "error"), [(np.float64, -708, 709, 5e-16), (np.float32, -87, 88, 2e-7)])
+def test_exp(dtype, low, high, error):
+    x = np.concatenate((np.linspace(low, high, 20_001)[1:-1], np.linspace(-1, 1, 2001), [0, 1e-30, -1e-30])).astype(dtype)
+    y = np.empty_like(x)
+    _exp(x, y)
+    exact = np.exp(x.astype(np.longdouble))
+    # k ln 2 is subtracted in two parts: the error grows with |x| by a rounding of x at most
+    assert np.max(np.abs(y - exact) / exact / (1 + np.abs(x) / high)) <= error
+    assert y[-3] == 1
+    _exp(ends := np.array([-np.inf, -1e30, low - 1, high, high + 1, 1e30, np.inf], dtype), y := np.empty(7, dtype))
+    assert np.isfinite(y).all()
+    assert (y[:3] == 0).all()
+    assert (y[4:] == y[3]).all(), ends
+
+
+@pytest.mark.parametrize(("dtype", "tiny", "error"), [(np.float64, 1e-300, 3e-16), (np.float32, 1e-37, 3e-7)])
+def test_log(dtype, tiny, error):
+    top = np.finfo(dtype).max
+    powers = np.exp(np.linspace(np.log(tiny) + 1, np.log(float(top)) - 1, 20_001))
+    x = np.concatenate((powers, np.linspace(0.5, 2, 3001), [1.0, top, tiny])).astype(dtype)
+    y = np.empty_like(x)
+    _log(x, y)
+    exact = np.log(x.astype(np.longdouble))
+    assert np.max(np.abs(y - exact) / np.maximum(np.abs(exact), 1)) <= error
+    assert y[np.flatnonzero(x == 1)[0]] == 0
+    _log(np.array([0, -1, -np.inf, tiny / 10], dtype), y := np.empty(4, dtype))
+    np.testing.assert_allclose(y, np.log(tiny), rtol=1e-6)  # no NaN from what rounding makes of a zero
