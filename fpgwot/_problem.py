@@ -45,6 +45,9 @@ class Problem:
     cap: np.ndarray  # (B, 2) upper bound of the potentials: 0 on a capped side, else inf
     mass: np.ndarray  # (B,), NaN where it is not fixed
     reference_mass: np.ndarray  # (B,) sum Q'
+    loss: str = "square"
+    price: np.ndarray | None = None  # (B,) lambda: unmatched mass costs lambda (sum p' + sum q' - 2 sum T')
+    smoothness: np.ndarray | None = None  # (B,) gamma of gamma/2 [tr(T' L T) + tr(T L T')], path Laplacians, scaled as wq
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -53,8 +56,8 @@ class Problem:
 
     @property
     def is_quadratic(self) -> bool:
-        """Whether there is a Gromov-Wasserstein term at all."""
-        return self.C1 is not None
+        """Whether the gradient depends on the plan: a Gromov-Wasserstein term, or smoothness."""
+        return self.C1 is not None or self.smoothness is not None
 
     def product_plan(self) -> Any:
         """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
@@ -94,27 +97,46 @@ class Problem:
             _cross(self.be, C1, C2, T, out, work)
 
     def gradient(self, T: Any, mu: Any, nu: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any) -> dict:
-        """G <- gradient at T of all but the entropy's log T and the KL prices; and every term of F, per problem."""
-        be = self.be
-        r, c, energy = self.r, self.c, 0.0
-        if self.is_quadratic:
-            self.cross(T, G, work, on)
-            s1, s2 = self.squares(mu, nu)
-            w = 2 * self.wq[:, None]
-            r, c = r + w * s1, c + w * s2
-            energy = (s1 * mu).sum(1) + (s2 * nu).sum(1)
-        else:
+        """G <- gradient at T of all but the entropy's log T and the KL prices.
+
+        Returns every term of F per problem, the sums of the primitive, and `smooth`, the part of F that G is the gradient of.
+        """
+        be, host = self.be, self.be.host
+        r, c, energy, rough = self.r, self.c, 0.0, 0.0
+        square = self.loss == "square"
+        kappa = -4 * self.wq if square else 2 * self.wq  # weight of A = C1 T C2' in the gradient
+        if self.C1 is None:
             G[self.be.xp.asarray(on)] = 0
-        sums = be.host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, self.wq, first, on))
-        host = be.host
+            kappa = np.full(len(kappa), -1.0)
+        else:
+            self.cross(T, G, work, on)
+            if square:
+                s1, s2 = self.squares(mu, nu)
+                w = 2 * self.wq[:, None]
+                r, c = r + w * s1, c + w * s2
+                energy = host((s1 * mu).sum(1) + (s2 * nu).sum(1))
+        if self.smoothness is not None:  # its gradient goes in with A
+            rough = host(be.roughness(T, G, self.smoothness / kappa, self.size, on))
+        mass = host(mu.sum(1))
+        discount = np.zeros(len(mass)) if self.price is None else 2 * self.price
+        sums = host(be.gradient(G, self.M, self.bias, T, T0, L, s, r - discount[:, None], c, self.wl, -kappa / 4, first, on))
         fixed = host((self.r * mu).sum(1) + (self.c * nu).sum(1)) + sums[:, BIAS]
         terms = {
             "linear": self.wl * sums[:, LIN],
-            "quad": self.wq * (host(energy) - 2 * sums[:, CROSS]) if self.is_quadratic else np.zeros(len(sums)),
-            "reg": self.eps * (sums[:, ENT] - host(mu.sum(1)) + self.reference_mass) + fixed,
+            "quad": np.zeros(len(mass)),
+            "reg": self.eps * (sums[:, ENT] - mass + self.reference_mass) + fixed,
             "marginal": self.marginal_price(host(mu), host(nu)),
         }
-        return {"terms": terms, "sums": sums, "fixed": fixed}
+        if self.is_quadratic:
+            smooth_weight = 0.0 if self.smoothness is None else self.smoothness
+            cross = sums[:, CROSS] - smooth_weight / kappa * rough  # <A, T>: what was added to A is taken out again
+            bent = 0.0 if self.C1 is None else self.wq * (energy - 2 * cross if square else cross)
+            terms["quad"] = bent + smooth_weight * rough / 2
+        smooth = terms["linear"] + terms["quad"] + fixed - discount * mass
+        convex = terms["marginal"].copy()
+        if self.price is not None:
+            terms["marginal"] += self.price * (host(self.p.sum(1) + self.q.sum(1)) - 2 * mass)
+        return {"terms": terms, "sums": sums, "smooth": smooth, "convex": convex}
 
     def marginal_price(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         """tau1 KL(mu || p) + tau2 KL(nu || q) of the soft sides."""

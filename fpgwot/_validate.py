@@ -9,7 +9,7 @@ import numpy as np
 
 from ._backends._protocol import FORBIDDEN
 from ._problem import Problem
-from .marginals import Marginals, balanced, kl_penalty, partial_mass
+from .marginals import Marginals, balanced, kl_penalty, mass_price, partial_mass
 from .structure import SCAN_FROM, Dense, Structure, as_structure
 
 LOSSES = ("square", "product", "kl")
@@ -47,6 +47,9 @@ def make_problem(
     reference: Any,
     normalize: str | None,
     mask: Any,
+    tv: Any = None,
+    sink: Any = None,
+    smoothness: Any = 0.0,
 ) -> Prepared:
     """Check, promote, scale by the total weight, take out points without weight; see `Problem` for the result."""
     _check_choices(loss, normalize)
@@ -74,7 +77,9 @@ def make_problem(
     p_, q_ = _weights("p", p, B, n), _weights("q", q, B, k)
     weak = 1e-5 if any(getattr(x, "dtype", None) == np.float32 for x in (p, q)) else MASS_SLACK
     P, Q = p_.sum(1), q_.sum(1)
-    marginals, mass, cap, q_ = _marginals(m, tau, P, Q, p_, q_, weak)
+    price = _price(tv, sink, B)
+    marginals, mass, cap, q_ = _marginals(m, tau, price, P, Q, p_, q_, weak)
+    gamma = _smoothness(smoothness, B)
     Q = q_.sum(1)
 
     w_lin, w_quad = _weights_of_terms(alpha, M, D1, B)
@@ -83,8 +88,8 @@ def make_problem(
     scale = np.minimum(P, Q)
     w_quad = w_quad * scale
     if normalize is not None:
-        w_lin, w_quad = _normalized(be, normalize, M, D1, D2, p_, q_, scale, w_lin, w_quad)
-    eps = _entropy_weight(reg, reg_rel, M, D1, D2, w_lin, w_quad, B)
+        w_lin, w_quad = _normalized(be, normalize, loss, M, D1, D2, p_, q_, w_lin, w_quad)
+    eps = _entropy_weight(reg, reg_rel, loss, M, D1, D2, w_lin, w_quad, B)
 
     order_r, order_c = _positive_first(p_), _positive_first(q_)
     size = np.stack([np.count_nonzero(p_ > 0, axis=1), np.count_nonzero(q_ > 0, axis=1)], axis=1).astype(np.int64)
@@ -106,7 +111,8 @@ def make_problem(
         row, col = np.broadcast_to((-eps * np.log(rank_one / scale))[:, None], pn.shape).copy(), np.zeros_like(qn)
     problem = Problem(
         be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col,
-        marginals, cap, mass / scale, total / scale,
+        marginals, cap, mass / scale, total / scale, loss,
+        price=price, smoothness=None if gamma is None else gamma * scale,
     )  # fmt: skip
     return Prepared(problem, scale, order_r, order_c, p_, q_, (B, n, k), is_batch)
 
@@ -209,8 +215,8 @@ def _subset(D: Structure | None, index: np.ndarray) -> Structure | None:
 def _check_choices(loss: str, normalize: str | None) -> None:
     if loss not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}; choose one of {LOSSES}")
-    if loss != "square":
-        raise NotImplementedError(f"loss={loss!r} is planned, not done; loss='square' works")
+    if loss == "kl":
+        raise NotImplementedError("loss='kl' is planned, not done; loss='square' and loss='product' work")
     if normalize not in (None, "mean", "max"):
         raise ValueError(f"unknown normalize {normalize!r}; choose None, 'mean' or 'max'")
 
@@ -242,18 +248,39 @@ def _weights_of_terms(alpha: Any, M: Any, D1: Any, B: int) -> tuple[np.ndarray, 
     return 1 - alpha, alpha
 
 
+def _price(tv: Any, sink: Any, B: int) -> np.ndarray | None:
+    """Price lambda of unmatched mass: lambda (sum p + sum q - 2 sum T); a sink of threshold zeta is lambda = zeta/2."""
+    if tv is None and sink is None:
+        return None
+    if tv is not None and sink is not None:
+        raise ValueError("tv and sink are the same price in two units (sink = 2 tv): pass one of them")
+    price = _number("tv", tv, B) if tv is not None else _number("sink", sink, B) / 2
+    if np.isinf(price).any():
+        raise ValueError("tv and sink must be finite; for all of the mass pass neither")
+    return price
+
+
+def _smoothness(smoothness: Any, B: int) -> np.ndarray | None:
+    gamma = _number("smoothness", smoothness, B)
+    if (gamma < 0).any() or np.isinf(gamma).any():
+        raise ValueError(f"smoothness must be 0 or positive and finite, got {smoothness!r}")
+    return gamma if gamma.any() else None
+
+
 def _marginals(
-    m: Any, tau: Any, P: np.ndarray, Q: np.ndarray, p: np.ndarray, q: np.ndarray, slack: float
+    m: Any, tau: Any, price: Any, P: np.ndarray, Q: np.ndarray, p: np.ndarray, q: np.ndarray, slack: float
 ) -> tuple[Marginals, np.ndarray, np.ndarray, np.ndarray]:
     """Marginal rules, fixed mass (NaN: none), caps of the potentials, and q with its total made exact."""
     B = len(P)
     none, free = np.full(B, np.nan), np.full((B, 2), np.inf)
-    if m is not None and tau is not None:
-        raise ValueError("m and tau are two ways to relax the marginals: pass one of them")
+    if sum(x is not None for x in (m, tau, price)) > 1:
+        raise ValueError("m, tau and tv (or sink) are ways to relax the marginals: pass one of them")
+    if price is not None:
+        return mass_price(), none, np.zeros((B, 2)), q
     if isinstance(m, str):
         if m != "auto":
             raise ValueError(f"m must be a number or 'auto', got {m!r}")
-        raise NotImplementedError("m='auto' is planned, not done: pass the mass to transport, for example m=0.7")
+        m = np.minimum(P, Q) / 2  # any mass below the largest: the path sets its own
     if m is not None:
         mass, most = _number("m", m, B), np.asarray(np.minimum(P, Q))
         low, high = mass <= 0, mass > most * (1 + slack)
@@ -289,12 +316,12 @@ def _marginals(
 def _normalized(
     be: Any,
     how: str,
+    loss: str,
     M: Any,
     D1: Any,
     D2: Any,
     p: np.ndarray,
     q: np.ndarray,
-    scale: np.ndarray,
     w_lin: np.ndarray,
     w_quad: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -307,23 +334,26 @@ def _normalized(
         ]
         w_lin = w_lin / np.where(np.array(size) > 0, size, 1.0)
     if D1 is not None:
-        sizes = [_largest_gap(D1, D2, b) if how == "max" else _mean_energy(be, D1, D2, p[b], q[b], b) for b in range(B)]
+        sizes = [_largest(loss, D1, D2, b) if how == "max" else _mean_energy(be, loss, D1, D2, p[b], q[b], b) for b in range(B)]
         w_quad = w_quad / np.array(sizes)
     return w_lin, w_quad
 
 
-def _largest_gap(D1: Structure, D2: Structure, b: int) -> float:
-    """max (C1_ik - C2_jl)^2 of problem b; 1 where all entries are equal."""
+def _largest(loss: str, D1: Structure, D2: Structure, b: int) -> float:
+    """Largest |L(C1_ik, C2_jl)| of problem b, L the loss; 1 where all are 0."""
     (low1, high1), (low2, high2) = D1.extent(), D2.extent()
     i, j = b % len(low1), b % len(low2)
-    s = max(float(high1[i]) - float(low2[j]), float(high2[j]) - float(low1[i])) ** 2
+    if loss == "square":
+        s = max(float(high1[i]) - float(low2[j]), float(high2[j]) - float(low1[i])) ** 2
+    else:
+        s = max(abs(float(high1[i])), abs(float(low1[i]))) * max(abs(float(high2[j])), abs(float(low2[j])))
     return s if s > 0 else 1.0
 
 
-def _mean_energy(be: Any, D1: Structure, D2: Structure, p: np.ndarray, q: np.ndarray, b: int) -> float:
-    """E of problem b at the product plan of mass one; 1 where it is 0."""
+def _mean_energy(be: Any, loss: str, D1: Structure, D2: Structure, p: np.ndarray, q: np.ndarray, b: int) -> float:
+    """|E| of problem b at the product plan of mass one; 1 where it is 0."""
     (square1, mean1), (square2, mean2) = _forms(be, D1, p / p.sum(), b), _forms(be, D2, q / q.sum(), b)
-    s = square1 + square2 - 2 * mean1 * mean2
+    s = square1 + square2 - 2 * mean1 * mean2 if loss == "square" else abs(mean1 * mean2)
     return s if s > 0 else 1.0
 
 
@@ -337,7 +367,7 @@ def _forms(be: Any, D: Structure, x: np.ndarray, b: int) -> tuple[float, float]:
 
 
 def _entropy_weight(
-    reg: Any, reg_rel: Any, M: Any, D1: Any, D2: Any, w_lin: np.ndarray, w_quad: np.ndarray, B: int
+    reg: Any, reg_rel: Any, loss: str, M: Any, D1: Any, D2: Any, w_lin: np.ndarray, w_quad: np.ndarray, B: int
 ) -> np.ndarray:
     eps = _number("reg", reg, B)
     if (eps < 0).any() or np.isinf(eps).any():
@@ -354,7 +384,7 @@ def _entropy_weight(
         if M is not None:
             span[b] += w_lin[b] * float(np.ptp(M[b % len(M)]))
         if D1 is not None:
-            span[b] += w_quad[b] * _largest_gap(D1, D2, b)
+            span[b] += w_quad[b] * _largest(loss, D1, D2, b)
     return share * np.where(span > 0, span, 1.0)
 
 

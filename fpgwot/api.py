@@ -11,12 +11,12 @@ import numpy as np
 from . import _dispatch
 from ._backends._protocol import FORBIDDEN_FROM
 from ._finish import complain, result_of, trimmed
-from ._solvers import entropic, exact
+from ._solvers import entropic, exact, mass_path
 from ._solvers._loop import Progress, Watch
 from ._solvers._outcome import Outcome
 from ._solvers.starts import starting_plans
 from ._validate import Prepared, make_problem
-from .result import Result
+from .result import MassPath, Result
 from .structure import LaplaceKernel, PowerDistance, Structure
 
 METHODS = ("auto", "entropic", "conditional_gradient")
@@ -33,9 +33,12 @@ def solve(
     loss: str = "square",
     m: Any = None,
     tau: Any = None,
+    tv: Any = None,
+    sink: Any = None,
     reg: Any = 0.0,
     reg_rel: Any = None,
     reference: Any = None,
+    smoothness: Any = 0.0,
     normalize: str | None = None,
     mask: Any = None,
     method: str = "auto",
@@ -52,10 +55,11 @@ def solve(
     r"""Fused (partial, unbalanced) Gromov-Wasserstein transport, linear optimal transport included.
 
     .. math:: \min_{T \ge 0}\ (1-\alpha) \langle M, T \rangle
-              + \alpha \sum_{ijkl} (C1_{ik} - C2_{jl})^2\, T_{ij} T_{kl}
-              + reg\, KL(T \,\|\, Q) + \tau_1 KL(T 1 \,\|\, p) + \tau_2 KL(T' 1 \,\|\, q)
+              + \alpha \sum_{ijkl} L(C1_{ik}, C2_{jl})\, T_{ij} T_{kl} + reg\, KL(T \,\|\, Q)
+              + \tau_1 KL(T 1 \,\|\, p) + \tau_2 KL(T' 1 \,\|\, q) + tv\, (|p| + |q| - 2 |T|) + smoothness\, \Omega(T)
 
-    with KL(x||y) = sum x log(x/y) - x + y. The marginals are balanced (T1 = p, T'1 = q) unless `m` or `tau` is given.
+    with KL(x||y) = sum x log(x/y) - x + y and Omega(T) = 1/2 [tr(T' L_n T) + tr(T L_m T')], L_n the Laplacian of the path through
+    n points. The marginals are balanced (T1 = p, T'1 = q) unless `m`, `tau`, `tv` or `sink` is given.
 
     Parameters
     ----------
@@ -69,12 +73,18 @@ def solve(
         Weights, uniform with sum 1 by default. Any totals where the marginals are relaxed. Points of weight 0 cost no time.
     alpha : float in [0, 1]
         Weight of the structure term; by default 0.5 where M and structures are given, else what makes sense.
-    loss : "square"
-    m : float, optional
-        Transported mass, 0 < m <= min(sum p, sum q): T1 <= p, T'1 <= q, sum T = m.
+    loss : "square", (a - b)^2, or "product", a b (entropic only)
+    m : float or "auto", optional
+        Transported mass, 0 < m <= min(sum p, sum q): T1 <= p, T'1 <= q, sum T = m. "auto": the mass at which
+        its price jumps, from solves at 20 masses; `result.mass_path` shows them and a second criterion.
     tau : float or pair, optional
         Price of marginal error, one for both sides or (rows, columns); inf is a hard marginal, 0 a free one. A finite positive
         price needs reg > 0.
+    tv : float, optional
+        Price of unmatched mass: T1 <= p, T'1 <= q, any mass, plus tv (sum p + sum q - 2 sum T). Without entropy a pair is matched
+        only where its marginal cost is below 2 tv.
+    sink : float, optional
+        The same as a threshold: sink = 2 tv, what a sink frame of unlimited capacity with that cost does.
     reg : float
         Weight of the entropy, in units of the cost. 0: exact conditional gradient on linear programs.
     reg_rel : float, optional
@@ -82,6 +92,9 @@ def solve(
     reference : array (n, m) or positive number, optional
         Q, the reference plan of the entropy; p q' by default. Zeros forbid pairs. A number c: Q_ij = c, and reg KL(T || 1) is
         reg sum T (log T - 1) up to a constant.
+    smoothness : float
+        Weight of the path-Laplacian term (entropic only): neighbouring entries of the plan are drawn together. Points of weight 0
+        are taken out of the path.
     normalize : None, "mean", "max"
         Scales M and the structures first, so that alpha and reg mean the same on every data set. "mean": <|M|, T> = 1 and
         E(T) = 1 at the product plan of mass one; "max": largest entry 1. The value is that of the scaled problem.
@@ -116,7 +129,7 @@ def solve(
     ValueError, TypeError
         Input that makes no sense; the text says what came in and what to do.
     NotImplementedError
-        Losses other than "square", m="auto", CUDA arrays, and finite tau with reg = 0.
+        loss="kl", CUDA arrays, and finite tau, the product loss or smoothness with reg = 0.
     ConvergenceError
         With on_fail="raise".
 
@@ -144,6 +157,7 @@ def solve(
     prep = make_problem(
         be, M, C1, C2, p, q,
         alpha=alpha, loss=loss, m=m, tau=tau, reg=reg, reg_rel=reg_rel, reference=reference, normalize=normalize, mask=mask,
+        tv=tv, sink=sink, smoothness=smoothness,
     )  # fmt: skip
     if mask is not None or prep.problem.bias is not None:
         _check_feasible(prep)
@@ -151,8 +165,13 @@ def solve(
     watch = Watch(callback, verbose, prep.is_batch)
     rng = np.random.default_rng(random_state)
     limits = {"tol": tol, "max_iter": max_iter}
+    path = None
+    if isinstance(m, str):
+        prep, path = _choose_mass(prep, name)
     out, starts = _run(prep, name, init, n_init, rng, limits, watch)
     result = result_of(prep, out, name, device, give, starts, random_state)
+    if path is not None:
+        result = replace(result, mass_path=path if prep.is_batch else path[0])
     complain(result, on_fail)
     return result
 
@@ -345,7 +364,21 @@ def _method(method: str, prep: Prepared) -> str:
         raise ValueError("method='conditional_gradient' is the exact solver: it needs reg=0")
     if exact and not marginals.is_hard:
         raise NotImplementedError(f"tau={marginals.tau} with reg=0 is planned, not done: pass reg > 0, or tau of 0 and inf only")
+    if exact and (prep.problem.smoothness is not None or (prep.problem.loss != "square" and prep.problem.C1 is not None)):
+        raise NotImplementedError("loss='product' and smoothness with reg=0 are planned, not done: pass reg > 0")
     return "conditional_gradient" if exact else "entropic"
+
+
+def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:
+    """The problem at the mass where its price jumps, and the paths of price and objective that say why."""
+    grid, values, prices, work = mass_path.trace(prep.problem, name)
+    paths = []
+    for b, s in enumerate(prep.scale):
+        split, knee = mass_path.choose(grid[:, b], values[:, b], prices[:, b])
+        passes, gradients = (int(x) for x in work[:, b])
+        paths.append(MassPath(grid[:, b] * s, values[:, b] * s, prices[:, b], float(split * s), float(knee * s), passes, gradients))
+    chosen = np.array([x.mass for x in paths]) / prep.scale
+    return replace(prep, problem=mass_path.with_mass(prep.problem, chosen)), paths
 
 
 def _run(
@@ -381,7 +414,7 @@ def _tiled(problem: Any, starts: int) -> Any:
         return x if x is None or len(x) in (1, B) else None
 
     assert problem.C1 is None or (problem.C1.shape[0] in (1, B))
-    tile = {k: np.concatenate([getattr(problem, k)] * starts) for k in _PER_PROBLEM}
+    tile = {k: np.concatenate([getattr(problem, k)] * starts) for k in _PER_PROBLEM if getattr(problem, k) is not None}
     C = {}
     for k in ("C1", "C2"):
         D = getattr(problem, k)
@@ -389,7 +422,7 @@ def _tiled(problem: Any, starts: int) -> Any:
     return replace(problem, **tile, **C, M=layers(problem.M), bias=layers(problem.bias))
 
 
-_PER_PROBLEM = ("size", "wl", "wq", "eps", "p", "q", "r", "c", "cap", "mass", "reference_mass")
+_PER_PROBLEM = ("size", "wl", "wq", "eps", "p", "q", "r", "c", "cap", "mass", "reference_mass", "price", "smoothness")
 
 
 def _check_feasible(prep: Prepared) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Marginals:
-    """Marginal rules of a problem; make one with `balanced`, `partial_mass` or `kl_penalty`."""
+    """Marginal rules of a problem; make one with `balanced`, `partial_mass`, `mass_price` or `kl_penalty`."""
 
     kind: str
     tau: tuple[float, float] = (np.inf, np.inf)
@@ -42,6 +42,11 @@ def partial_mass(full_rows: bool = False, full_columns: bool = False) -> Margina
     if full_rows and full_columns:
         return balanced()
     return Marginals("partial", capped=(not full_rows, not full_columns), fixed_mass=not (full_rows or full_columns))
+
+
+def mass_price() -> Marginals:
+    """T1 <= p and T'1 <= q at any mass: what is left unmatched has a price in the cost (TV, sink)."""
+    return Marginals("priced", capped=(True, True))
 
 
 def kl_penalty(tau1: float, tau2: float) -> Marginals:

@@ -362,3 +362,32 @@ def _legend(ax: Axes, colours: dict[Any, str], names: Mapping[Any, str] | None, 
         ax.legend(
             handles=entries, loc="upper left", bbox_to_anchor=(x, 1.0), frameon=False, fontsize=8, handlelength=1, borderaxespad=0
         )
+
+
+def mass_path(path: Any, ax: Axes | None = None) -> Axes:
+    """Price of mass and objective along a mass path, with the mass that was taken and the knee.
+
+    Parameters
+    ----------
+    path : MassPath
+        `result.mass_path` of a solve with m="auto".
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    Axes
+        That of the price; the objective has its own scale on the right.
+    """
+    ax = ax if ax is not None else _new_axes((5.6, 3.6))
+    low, high = path.band
+    ax.axvspan(low, high, color="0.92", lw=0)
+    ax.step(path.masses, path.prices, where="pre", color="#1b2a4e", label="price dF/dm")
+    ax.axvline(path.split, color="#c8553d", lw=1.5, label=f"taken: {path.split:.3g}")
+    ax.axvline(path.knee, color="0.4", lw=1, ls="--", label=f"knee: {path.knee:.3g}")
+    ax.set_xlabel("matched mass")
+    ax.set_ylabel("price of mass")
+    right = ax.twinx()
+    right.plot(path.masses, path.values, color="#6fa8a0", lw=1.5)
+    right.set_ylabel("objective", color="#6fa8a0")
+    ax.legend(frameon=False, loc="upper left")
+    return ax

@@ -62,6 +62,64 @@ class Residuals:
 
 
 @dataclass(frozen=True)
+class MassPath:
+    """Objective and price of mass along the path from which `m="auto"` chose; masses in the caller's units.
+
+    Attributes
+    ----------
+    masses, values, prices : arrays (k,)
+        Grid of masses, least objective found at each, and dF/dm there: the price of the next bit of mass.
+    split : float
+        Where the prices fall into a low and a high level (least squares); the mass that was taken.
+    knee : float
+        The point of the curve farthest below its chord.
+    n_passes, n_gradients : int
+        Work of the whole path.
+    """
+
+    masses: np.ndarray = field(repr=False)
+    values: np.ndarray = field(repr=False)
+    prices: np.ndarray = field(repr=False)
+    split: float
+    knee: float
+    n_passes: int
+    n_gradients: int
+
+    @property
+    def mass(self) -> float:
+        """The mass that was taken."""
+        return self.split
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """From the smaller to the larger of the two criteria: the masses that are defensible."""
+        return min(self.split, self.knee), max(self.split, self.knee)
+
+    @property
+    def agree(self) -> bool:
+        """Whether the two criteria are within a tenth of the largest mass."""
+        low, high = self.band
+        return high - low <= 0.1 * float(self.masses[-1]) + 1e-12
+
+    @property
+    def text(self) -> str:
+        """One sentence: what was chosen, and whether the criteria agree."""
+        low, high = self.band
+        if self.agree:
+            return f"mass {self.mass:.3g}: the price of mass jumps there, and the knee of the curve is at {self.knee:.3g}"
+        return (
+            f"mass {self.mass:.3g} is uncertain: the price of mass jumps there, but the knee of the curve is at {self.knee:.3g}; "
+            f"compare plans between {low:.3g} and {high:.3g}"
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Price and objective against mass, with both criteria; returns the axes (needs matplotlib)."""
+        from . import plot
+
+        return plot.mass_path(self, ax=ax)
+
+
+@dataclass(frozen=True)
 class Result:
     """Solution of one problem, or of a batch (then every field has a leading batch axis; `result[b]` is one of them).
 
@@ -92,6 +150,8 @@ class Result:
         Objective and stationarity after each outer iteration, in the units that the solver works in.
     starts : array or None
         Objective reached from each start (`n_init` above 1).
+    mass_path : MassPath or None
+        How m="auto" chose the mass.
     method, backend, device : str
     provenance : dict
         Version, backend, dtype, seed.
@@ -120,6 +180,7 @@ class Result:
     device: str
     weights: Any = field(repr=False)
     starts: Any = field(default=None, repr=False)
+    mass_path: Any = field(default=None, repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     # ------------------------------------------------------------------------------------------------------------ batches
@@ -152,6 +213,7 @@ class Result:
             history=self.history[b],
             weights=tuple(w[b] for w in self.weights),
             starts=None if self.starts is None else self.starts[b],
+            mass_path=None if self.mass_path is None else self.mass_path[b],
             **one,
         )
 
@@ -271,6 +333,7 @@ class Result:
             "mass": f"{self.mass:.6g}",
             "status": self.status.text,
             "residuals": f"marginal {r.marginal:.1e}, mass {r.mass:.1e}, stationarity {r.stationarity:.1e}",
+            **({"chosen mass": self.mass_path.text} if self.mass_path is not None else {}),
             "work": f"{self.n_iter} iterations, {self.n_passes} passes, {self.n_gradients} gradients",
             "method": f"{self.method}, {self.backend}, {self.provenance.get('dtype', '')}",
         }

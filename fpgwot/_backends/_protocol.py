@@ -16,6 +16,7 @@ The scaling problem, in units of reg (so a potential here is a potential in cost
 ==================  ==================================================================================================
 matmul              stacked matrix products
 gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs
+roughness           G += weight (L T + T L'), path Laplacians L, and <T, L T + T L'>
 spread              mean over rows of (row mean - row minimum) of G: sets the first eps of the annealing
 column_logsums      log sum_i exp(f_i + g_j + h - L_ij/eps), safe at any eps
 kernel              damped step of the cost and of the plan, exact row update in the log domain, K = exp(f + g + h - L/eps)

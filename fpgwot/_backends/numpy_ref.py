@@ -80,6 +80,23 @@ def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.nd
     return out
 
 
+def roughness(T: np.ndarray, G: np.ndarray, weight: np.ndarray, size: np.ndarray, on: np.ndarray) -> np.ndarray:
+    """G += weight (L T + T L') with the Laplacians L of the paths through rows and columns; returns <T, L T + T L'>."""
+    out = np.zeros(len(T))
+    for b in np.flatnonzero(on):
+        i, j = slice(size[b, 0]), slice(size[b, 1])
+        t = T[b, i, j].astype(float)
+        rows, cols = np.diff(t, axis=0), np.diff(t, axis=1)
+        D = np.zeros_like(t)
+        D[:-1] -= rows
+        D[1:] += rows
+        D[:, :-1] -= cols
+        D[:, 1:] += cols
+        G[b, i, j] += weight[b] * D
+        out[b] = np.sum(D * t)
+    return out
+
+
 def spread(G: np.ndarray, s: Scaling) -> np.ndarray:
     """Mean over the rows of (mean - minimum) of the allowed entries of G."""
     out = np.zeros(len(G))

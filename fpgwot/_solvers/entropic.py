@@ -61,7 +61,7 @@ def solve(
     feasible, slack = (2e-5, 1e-6) if low else (2e-7, 1e-12)
     s = problem.allocate()
     G, L, T0 = (xp.empty_like(T) for _ in range(3))
-    work = xp.empty_like(T) if problem.is_quadratic else None
+    work = xp.empty_like(T) if problem.C1 is not None else None
     mu, nu = xp.sum(T, axis=2, dtype=float), xp.sum(T, axis=1, dtype=float)
     mu0, nu0 = mu, nu  # marginals of T0
     on = np.ones(B, bool)
@@ -176,9 +176,9 @@ class _Control:
         The energy there follows exactly from both ends and the bend between them, the convex terms are bounded by their
         chord; F counts what the marginals still lack to first order.
         """
-        terms, sums = state["terms"], state["sums"]
-        smooth = terms["linear"] + terms["quad"] + state["fixed"]
-        self.here = np.stack([smooth, sums[:, ENT] - mass + self.problem.reference_mass, terms["marginal"] + shortfall])
+        sums = state["sums"]
+        entropy = sums[:, ENT] - mass + self.problem.reference_mass
+        self.here = np.stack([state["smooth"], entropy, state["convex"] + shortfall])
         moved = self.parts + self.beta * (self.here - self.parts)
         moved[0] -= self.beta * (1 - self.beta) * sums[:, BEND] / 2
         self.parts = np.where(on, moved, self.parts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backends._protocol import FORBIDDEN
+from .._backends._protocol import FORBIDDEN, FORBIDDEN_FROM
 from .._problem import Problem
 from ..marginals import Marginals, partial_mass
 from ..result import Status
@@ -38,6 +38,10 @@ def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, wat
         plan[item, :rows, :cols], gradient[item, :rows, :cols] = one.plan, one.gradient
         f[item, :rows], g[item, :cols], h[item] = one.f, one.g, one.h
         terms["linear"][item], terms["quad"][item] = one.value_linear, one.value_quad
+        if problem.price is not None:
+            saved = 2 * problem.price[b] * one.plan.sum()
+            terms["linear"][item] += saved
+            terms["marginal"][item] = problem.price[b] * (problem.p[b].sum() + problem.q[b].sum()) - saved
         top = np.max(np.abs(one.gradient), where=one.gradient < FORBIDDEN, initial=0.0)
         noise = 1e-14 / tol * top * one.plan.sum()
         station[item] = (one.gap + one.rounding) / max(abs(one.value_linear + one.value_quad) + noise, 1e-300)
@@ -64,6 +68,10 @@ def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, wat
         M, w_lin = bias if M is None else np.minimum(w_lin * M + bias, FORBIDDEN), 1.0
     C1, C2 = _dense(problem.C1, b, n), _dense(problem.C2, b, k)
     rules, mass = _rules(problem, b)
+    if problem.price is not None:  # unmatched mass costs lambda on both sides: every pair is cheaper by 2 lambda
+        shift = 2 * float(problem.price[b])
+        M = np.full((n, k), -shift) if M is None else np.where(M < FORBIDDEN_FROM, w_lin * M - shift, FORBIDDEN)
+        w_lin = 1.0
     return frank_wolfe.solve(
         problem.be, M, C1, C2, problem.p[b, :n], problem.q[b, :k], w_lin=w_lin, w_quad=float(problem.wq[b]),
         marginals=rules, mass=mass, T0=T0, tol=tol, max_iter=max_iter, callback=watch,

@@ -20,11 +20,11 @@ Duals = tuple[np.ndarray, np.ndarray, float]
 
 
 class LinearProgram:
-    """min <G,T> over T1 = p, T'1 = q, or over T1 <= p, T'1 <= q, sum T = mass; exact for any sign of G.
+    """min <G,T> over T1 = p, T'1 = q, or over T1 <= p, T'1 <= q, with sum T = mass or any mass; exact for any sign of G.
 
     Unmatched mass flows through a dummy column (from the rows) and a dummy row (to the columns) at cost zero. There is no arc
-    between the two, so the matched mass is right whatever G is. Each call starts from the potentials and the support of the
-    one before.
+    between the two where the mass is fixed, so it is right whatever G is. Each call starts from the potentials and the
+    support of the one before.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class LinearProgram:
         self.totals = P, Q = float(p.sum()), float(q.sum())
         self.mass = m = _mass(P, Q, marginals, mass)
         row_cap, col_cap = marginals.capped
+        free = marginals.kind == "priced"  # any mass
         # no row can send more than the whole mass: this keeps all numbers of the size of a small mass
         self.cut = p > m, q > m
         a, b = p, q
@@ -45,17 +46,20 @@ class LinearProgram:
             b = np.minimum(q, m)
             Q = float(b.sum())
         # slack at the size of rounding is none: a dummy of that weight would hand the rounding on to the plan
-        slack_p = P - m if row_cap and P - m > 1e-12 * P else 0.0
-        slack_q = Q - m if col_cap and Q - m > 1e-12 * Q else 0.0
+        slack_p = P if free else P - m if row_cap and P - m > 1e-12 * P else 0.0
+        slack_q = Q if free else Q - m if col_cap and Q - m > 1e-12 * Q else 0.0
         self.scale = 2.0 ** -math.floor(math.log2(m))  # a power of two: scaling back is exact
-        a, b = a * (self.scale * (m + slack_p) / P), b * (self.scale * (m + slack_q) / Q)  # one total to the last digit
+        if free:
+            a, b = a * self.scale, b * self.scale
+        else:
+            a, b = a * (self.scale * (m + slack_p) / P), b * (self.scale * (m + slack_q) / Q)  # one total to the last digit
         self.shape = n, k = len(a), len(b)
         small = n * k <= ALL_ARCS_UP_TO
         self.stairs = _staircase(a, b) if self.forbidden or not small else EMPTY[0]
         self.a = np.append(a, self.scale * slack_q) if slack_q else a
         self.b = np.append(b, self.scale * slack_p) if slack_p else b
-        rows = [np.arange(n if slack_p else 0), np.full(k if slack_q else 0, n)]
-        cols = [np.full(n if slack_p else 0, k), np.arange(k if slack_q else 0)]
+        rows = [np.arange(n if slack_p else 0), np.full(k + free if slack_q else 0, n)]
+        cols = [np.full(n if slack_p else 0, k), np.arange(k + free if slack_q else 0)]
         self.dummies = (np.concatenate(rows), np.concatenate(cols)) if slack_p or slack_q else (EMPTY[0], EMPTY[0])
         self.all_arcs: Codes | None = None
         if small:
@@ -105,8 +109,8 @@ class LinearProgram:
                 h += top
         for x, cut, used in ((f, self.cut[0], self.support // m), (g, self.cut[1], self.support % m)):
             # a point of weight above the mass that carries all of it reaches no cap: its price is that of mass
-            most = int(used[self.flow.argmax()])
-            if cut[most] and self.flow[used == most].sum() >= (1.0 - 1e-12) * self.mass:
+            most = int(used[self.flow.argmax()]) if len(used) else 0
+            if self.marginals.fixed_mass and cut[most] and self.flow[used == most].sum() >= (1.0 - 1e-12) * self.mass:
                 h += float(x[most])
                 x[:] = 0.0
         if not self.marginals.fixed_mass:  # a side that is an equality carries the price of mass

@@ -23,7 +23,7 @@ from ._loop import Watch
 from ._outcome import Outcome
 
 POINTS = 20  # masses on the path: 1/20, 2/20, ... of the largest
-PATH_TOL, PATH_ITERATIONS = 1e-3, 15  # accuracy of a point: prices need no more
+PATH_TOL, PATH_ITERATIONS = 0.1, 15  # accuracy of a point: prices need no more
 
 
 def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
@@ -74,4 +74,3 @@ def choose(grid: np.ndarray, values: np.ndarray, prices: np.ndarray) -> tuple[fl
     chord = F[-1] * m / m[-1]
     knee = float(m[int(np.argmax(chord - F))])
     return split, knee if knee > 0 else float(grid[0])
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._protocol import SUMS, Scaling
+from .._protocol import ROWS, SUMS, Scaling
 from ..network_simplex import sparse_lp  # noqa: F401
 from . import scaling as _k
 from .lp import (  # noqa: F401
@@ -37,6 +37,12 @@ def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.nd
     out = np.empty((len(A), SUMS))
     work = 8 * _work(A, on)
     _k.gradient(work, A, M, bias, T, T0, L, s.rows, s.cols, s.vals, r, c, wl, wq, first, s.size, on, s.sums, out)
+    return out
+
+
+def roughness(T: np.ndarray, G: np.ndarray, weight: np.ndarray, size: np.ndarray, on: np.ndarray) -> np.ndarray:
+    out, part = np.empty(len(T)), np.empty((len(T), (T.shape[1] + ROWS - 1) // ROWS))
+    _k.roughness(2 * _work(T, on), T, G, weight, size, on, part, out)
     return out
 
 

@@ -82,6 +82,31 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
 
 
 @kernel
+def roughness(T, G, weight, size, on, part, out):  # type: ignore[no-untyped-def]
+    """G += weight (L T + T L') with the Laplacians L of the paths through rows and columns; <T, L T + T L'> per problem."""
+    B, n, m = T.shape
+    blocks = part.shape[1]
+    real = T.dtype.type
+    for item in prange(B * blocks):
+        b, block = item // blocks, item % blocks
+        part[b, block] = 0.0
+        if not on[b]:
+            continue
+        nb, mb = size[b]
+        w, total = real(weight[b]), 0.0
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
+            up, down = max(i - 1, 0), min(i + 1, nb - 1)  # beyond an end stands the row itself: no difference
+            t, above, below, g = T[b, i], T[b, up], T[b, down], G[b, i]
+            for j in range(mb):
+                d = real(4) * t[j] - above[j] - below[j] - t[max(j - 1, 0)] - t[min(j + 1, mb - 1)]
+                g[j] += w * d
+                total += d * t[j]
+        part[b, block] = total
+    for b in range(B):
+        out[b] = part[b].sum()
+
+
+@kernel
 def spread(cost, size, out):  # type: ignore[no-untyped-def]
     """Mean over the rows of (mean - minimum) of the allowed entries of a cost."""
     for b in prange(cost.shape[0]):
