@@ -23,7 +23,8 @@ def result_of(
     """The result of a call; the values are those of the plan it holds, `converged` only where its certificate holds."""
     problem, s, (_, n, k) = prep.problem, prep.scale, prep.full
     dtype, rows, cols = problem.dtype, prep.rows, prep.cols
-    plan = _spread(prep, out.plan * s[:, None, None].astype(dtype), (rows, cols), (n, k), 0.0)
+    scaled = out.plan if (s == 1).all() else out.plan * s[:, None, None].astype(dtype)
+    plan = _spread(prep, scaled, (rows, cols), (n, k), 0.0)
     gradient = _spread(prep, out.gradient, (rows, cols), (n, k), np.inf)
     f = _spread(prep, out.potentials[0], (rows,), (n,), -np.inf, side=0)
     g = _spread(prep, out.potentials[1], (cols,), (k,), -np.inf, side=1)

@@ -64,7 +64,8 @@ class Problem:
         xp = self.be.xp
         P, Q = self.p.sum(1), self.q.sum(1)
         mass = xp.where(xp.isnan(self.mass), xp.minimum(P, Q), self.mass)
-        return ((self.p * (mass / (P * Q))[:, None])[:, :, None] * self.q[:, None, :]).astype(self.dtype)
+        a = (self.p * (mass / (P * Q))[:, None]).astype(self.dtype)  # cast first: no n x m array in the larger type
+        return a[:, :, None] * self.q.astype(self.dtype)[:, None, :]
 
     def allocate(self) -> Scaling:
         """State of the scaling iteration at zero potentials."""

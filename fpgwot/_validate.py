@@ -86,6 +86,7 @@ def make_problem(
     if D1 is not None and not np.any(w_quad):
         D1 = D2 = None
     scale = np.minimum(P, Q)
+    scale = np.where(np.abs(scale - 1) < 1e-13, 1.0, scale)  # a total of one up to rounding is one
     w_quad = w_quad * scale
     if normalize is not None:
         w_lin, w_quad = _normalized(be, normalize, loss, M, D1, D2, p_, q_, w_lin, w_quad)

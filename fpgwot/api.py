@@ -389,7 +389,7 @@ def _run(
     B, low = len(problem.size), problem.dtype.itemsize < 8
     if name == "entropic":
         tol = limits["tol"] or (1e-5 if low else 1e-7)
-        T = np.concatenate([t for t, _ in plans])
+        T = plans[0][0] if len(plans) == 1 else np.concatenate([t for t, _ in plans])
         anneal = np.repeat([a for _, a in plans], B)
         out = entropic.solve(
             _tiled(problem, len(plans)), T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal

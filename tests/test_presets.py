@@ -213,3 +213,13 @@ def test_smoothness_is_handed_on(sequences):
     plain = solve(z["M"], z["C1"], z["C2"], **presets.r_fpgw(m=0.7))
     rough = [np.sum(np.diff(r.plan, axis=0) ** 2) + np.sum(np.diff(r.plan, axis=1) ** 2) for r in (smooth, plain)]
     assert rough[0] < rough[1]
+
+
+@option("tv", "sink")
+def test_tv_price_is_half_the_sink_threshold(sequences):
+    z = sequences(20)
+    args = (z["M"], z["C1"], z["C2"])
+    by_price = solve(*args, **presets.fpgw_tv(0.2, alpha=0.3, reg=0.05))
+    by_sink = solve(*args, alpha=0.3, reg=0.05, sink=0.4)
+    np.testing.assert_allclose(by_price.plan, by_sink.plan, atol=1e-9)
+    assert 0 < by_price.mass < 1
