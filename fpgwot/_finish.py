@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,10 @@ def result_of(
     dtype, rows, cols = problem.dtype, prep.rows, prep.cols
     scaled = out.plan if (s == 1).all() else out.plan * s[:, None, None].astype(dtype)
     plan = _spread(prep, scaled, (rows, cols), (n, k), 0.0)
-    gradient = _spread(prep, out.gradient, (rows, cols), (n, k), np.inf)
+    gradient = out.gradient
+    if (s != 1).any() and (problem.eps > 0).any():  # the reference plan is Q/s inside
+        gradient = gradient - (problem.eps * np.log(s)).astype(dtype)[:, None, None]
+    gradient = _spread(prep, gradient, (rows, cols), (n, k), np.inf)
     f = _spread(prep, out.potentials[0], (rows,), (n,), -np.inf, side=0)
     g = _spread(prep, out.potentials[1], (cols,), (k,), -np.inf, side=1)
     a, c = plan.sum(2, dtype=float), plan.sum(1, dtype=float)
@@ -90,7 +94,15 @@ def complain(result: Result, on_fail: str) -> None:
         text = f"{result.status.text} (stationarity {r.stationarity:.1e}, marginal {r.marginal:.1e})"
     if on_fail == "raise":
         raise ConvergenceError(text)
-    warnings.warn(text, ConvergenceWarning, stacklevel=3)
+    warnings.warn(text, ConvergenceWarning, stacklevel=_callers_level())
+
+
+def _callers_level() -> int:
+    """Stack level of the first frame outside this package, as seen from `complain`."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _given(result: Result, give: Callable[[Any], Any]) -> Result:

@@ -70,6 +70,7 @@ def make_problem(
             f"shapes do not fit: M is {n} x {k}, so C1 must be {n} x {n} and C2 {k} x {k}; got {D1.shape[1:]}, {D2.shape[1:]}"
         )
     layers = [len(x) for x in (M,) if x is not None] + [D.shape[0] for D in (D1, D2) if D is not None]
+    layers += [np.shape(x)[0] for x in (reference,) if x is not None and np.ndim(x) == 3]
     layers += [np.shape(x)[0] for x in (p, q) if x is not None and np.ndim(x) == 2] + [len(x) for x in (mask,) if np.ndim(x) == 3]
     B = max(layers)
     if any(x not in (1, B) for x in layers):
@@ -88,22 +89,23 @@ def make_problem(
     scale = np.minimum(P, Q)
     scale = np.where(np.abs(scale - 1) < 1e-13, 1.0, scale)  # a total of one up to rounding is one
     w_quad = w_quad * scale
-    if normalize is not None:
-        w_lin, w_quad = _normalized(be, normalize, loss, M, D1, D2, p_, q_, w_lin, w_quad)
-    eps = _entropy_weight(reg, reg_rel, loss, M, D1, D2, w_lin, w_quad, B)
 
     order_r, order_c = _positive_first(p_), _positive_first(q_)
     size = np.stack([np.count_nonzero(p_ > 0, axis=1), np.count_nonzero(q_ > 0, axis=1)], axis=1).astype(np.int64)
-    bias, rank_one, total = _reference(reference, mask, eps, P * Q, (B, n, k), dtype)
     p_use, q_use = p_, q_
     if order_r is not None or order_c is not None:
         r = order_r if order_r is not None else np.tile(np.arange(n), (B, 1))
         c = order_c if order_c is not None else np.tile(np.arange(k), (B, 1))
         r, c = r[:, : size[:, 0].max()], c[:, : size[:, 1].max()]
         order_r, order_c = r, c
-        M, bias = _gather(M, r, c), _gather(bias, r, c)
-        D1, D2 = _subset(D1, r), _subset(D2, c)
+        M, D1, D2 = _gather(M, r, c), _subset(D1, r), _subset(D2, c)
         p_use, q_use = np.take_along_axis(p_, r, 1), np.take_along_axis(q_, c, 1)
+    if normalize is not None:  # only points with weight count, so padding changes nothing
+        w_lin, w_quad = _normalized(be, normalize, loss, M, D1, D2, p_use, q_use, size, w_lin, w_quad)
+    eps = _entropy_weight(reg, reg_rel, loss, M, D1, D2, w_lin, w_quad, size)
+    bias, rank_one, total = _reference(reference, mask, eps, P * Q, (B, n, k), dtype)
+    if order_r is not None and order_c is not None:
+        bias = _gather(bias, order_r, order_c)
     pn, qn = p_use / scale[:, None], q_use / scale[:, None]
     if rank_one is None:  # reference p q': its logarithm is a sum of a row and a column vector
         row = -eps[:, None] * (np.log(np.where(pn > 0, pn, 1)) + np.log(scale)[:, None])
@@ -134,6 +136,14 @@ def _common_dtype(*arrays: Any) -> type:
                 raise TypeError(f"costs and structures must be real numbers, got an array of dtype {dtype}")
             kinds.append(dtype)
     return np.float32 if kinds and all(d in (np.float32, np.float16) for d in kinds) else np.float64
+
+
+def real(name: str, a: Any) -> np.ndarray:
+    """The argument as an array of float64; an error that names it where that would lose something."""
+    a = np.asarray(a)
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got an array of dtype {a.dtype}")
+    return a.astype(float)
 
 
 def _finite(name: str, a: np.ndarray) -> np.ndarray:
@@ -174,7 +184,7 @@ def _structure(name: str, C: Any, dtype: type) -> Structure | None:
 def _weights(name: str, w: Any, B: int, n: int) -> np.ndarray:
     if w is None:
         return np.full((B, n), 1.0 / n)
-    w = np.asarray(w, dtype=float)
+    w = real(name, w)
     if w.ndim not in (1, 2) or w.shape[-1] != n:
         raise ValueError(f"{name} must have {n} entries, one for each point; got shape {w.shape}")
     _finite(name, w)
@@ -323,32 +333,44 @@ def _normalized(
     D2: Any,
     p: np.ndarray,
     q: np.ndarray,
+    size: np.ndarray,
     w_lin: np.ndarray,
     w_quad: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the terms after scaling. "mean": <|M|, T> = E(T) = 1 at the product plan of mass one; "max": entries up to 1."""
     B = len(p)
     if M is not None:
-        size = [
-            np.abs(M[b % len(M)]).max() if how == "max" else p[b] @ np.abs(M[b % len(M)]) @ q[b] / (p[b].sum() * q[b].sum())
+        spread = np.ones(B)
+        for b, (n, k) in enumerate(size):
+            A = np.abs(M[b % len(M), :n, :k])
+            spread[b] = A.max() if how == "max" else p[b, :n] @ A @ q[b, :k] / (p[b].sum() * q[b].sum())
+        w_lin = w_lin / np.where(spread > 0, spread, 1.0)
+    if D1 is not None:
+        sizes = [
+            _largest(loss, D1, D2, b, size[b]) if how == "max" else _mean_energy(be, loss, D1, D2, p[b], q[b], b)
             for b in range(B)
         ]
-        w_lin = w_lin / np.where(np.array(size) > 0, size, 1.0)
-    if D1 is not None:
-        sizes = [_largest(loss, D1, D2, b) if how == "max" else _mean_energy(be, loss, D1, D2, p[b], q[b], b) for b in range(B)]
         w_quad = w_quad / np.array(sizes)
     return w_lin, w_quad
 
 
-def _largest(loss: str, D1: Structure, D2: Structure, b: int) -> float:
+def _largest(loss: str, D1: Structure, D2: Structure, b: int, size: np.ndarray) -> float:
     """Largest |L(C1_ik, C2_jl)| of problem b, L the loss; 1 where all are 0."""
-    (low1, high1), (low2, high2) = D1.extent(), D2.extent()
-    i, j = b % len(low1), b % len(low2)
+    (low1, high1), (low2, high2) = (_range(D, b, int(n)) for D, n in zip((D1, D2), size, strict=True))
     if loss == "square":
-        s = max(float(high1[i]) - float(low2[j]), float(high2[j]) - float(low1[i])) ** 2
+        s = max(high1 - low2, high2 - low1) ** 2
     else:
-        s = max(abs(float(high1[i])), abs(float(low1[i]))) * max(abs(float(high2[j])), abs(float(low2[j])))
+        s = max(abs(high1), abs(low1)) * max(abs(high2), abs(low2))
     return s if s > 0 else 1.0
+
+
+def _range(D: Structure, b: int, n: int) -> tuple[float, float]:
+    """Smallest and largest entry of the structure of problem b among its first n points."""
+    if isinstance(D, Dense):
+        C = D.array[b % len(D.array), :n, :n]
+        return float(C.min()), float(C.max())
+    low, high = D.extent()
+    return float(low[b % len(low)]), float(high[b % len(high)])
 
 
 def _mean_energy(be: Any, loss: str, D1: Structure, D2: Structure, p: np.ndarray, q: np.ndarray, b: int) -> float:
@@ -368,8 +390,9 @@ def _forms(be: Any, D: Structure, x: np.ndarray, b: int) -> tuple[float, float]:
 
 
 def _entropy_weight(
-    reg: Any, reg_rel: Any, loss: str, M: Any, D1: Any, D2: Any, w_lin: np.ndarray, w_quad: np.ndarray, B: int
+    reg: Any, reg_rel: Any, loss: str, M: Any, D1: Any, D2: Any, w_lin: np.ndarray, w_quad: np.ndarray, size: np.ndarray
 ) -> np.ndarray:
+    B = len(size)
     eps = _number("reg", reg, B)
     if (eps < 0).any() or np.isinf(eps).any():
         raise ValueError(f"reg must be 0 (exact) or positive and finite (entropic), got {reg!r}")
@@ -381,11 +404,11 @@ def _entropy_weight(
     if (share <= 0).any() or np.isinf(share).any():
         raise ValueError(f"reg_rel must be positive and finite, a share of the cost range; got {reg_rel!r}")
     span = np.zeros(B)
-    for b in range(B):
+    for b, (n, k) in enumerate(size):
         if M is not None:
-            span[b] += w_lin[b] * float(np.ptp(M[b % len(M)]))
+            span[b] += w_lin[b] * float(np.ptp(M[b % len(M), :n, :k]))
         if D1 is not None:
-            span[b] += w_quad[b] * _largest(loss, D1, D2, b)
+            span[b] += w_quad[b] * _largest(loss, D1, D2, b, size[b])
     return share * np.where(span > 0, span, 1.0)
 
 
@@ -405,7 +428,7 @@ def _reference(
         return bias, constant, total
     if not (eps > 0).all():
         raise ValueError("reference is the reference plan of the entropy: it needs reg > 0")
-    Q = np.asarray(reference, dtype=float)
+    Q = real("reference", reference)
     if Q.shape not in ((), (n, k), (B, n, k)) or not np.isfinite(Q).all() or (Q < 0).any() or (Q.ndim == 0 and Q == 0):
         raise ValueError(
             f"reference must be a positive number or a plan ({n}, {k}) with entries 0 (forbidden) or more; got shape {Q.shape}"

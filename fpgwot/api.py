@@ -376,7 +376,9 @@ def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:
     for b, s in enumerate(prep.scale):
         split, knee = mass_path.choose(grid[:, b], values[:, b], prices[:, b])
         passes, gradients = (int(x) for x in work[:, b])
-        paths.append(MassPath(grid[:, b] * s, values[:, b] * s, prices[:, b], float(split * s), float(knee * s), passes, gradients))
+        paths.append(
+            MassPath(grid[:, b] * s, values[:, b] * s, prices[:, b], float(split * s), float(knee * s), passes, gradients)
+        )
     chosen = np.array([x.mass for x in paths]) / prep.scale
     return replace(prep, problem=mass_path.with_mass(prep.problem, chosen)), paths
 
@@ -428,7 +430,21 @@ _PER_PROBLEM = ("size", "wl", "wq", "eps", "p", "q", "r", "c", "cap", "mass", "r
 def _check_feasible(prep: Prepared) -> None:
     """A mask can leave too few pairs: the least mass on forbidden pairs is a linear program with costs 0 and 1."""
     problem = prep.problem
-    if problem.bias is None or not (problem.bias >= FORBIDDEN_FROM).any() or not problem.marginals.is_hard:
+    if problem.bias is None or not (problem.bias >= FORBIDDEN_FROM).any():
+        return
+    if problem.marginals.kind == "kl":  # a hard side against a soft one: every point needs a partner, and may have any
+        for b, size in enumerate(problem.size):
+            allowed = problem.bias[b % len(problem.bias), : size[0], : size[1]] < FORBIDDEN_FROM
+            for side, tau in enumerate(problem.marginals.tau):
+                alone = np.flatnonzero(~allowed.any(1 - side))
+                if np.isinf(tau) and len(alone):
+                    name = ("row", "column")[side]
+                    raise ValueError(
+                        f"the mask is infeasible: {name} {alone[0]} has a hard marginal and no allowed partner; "
+                        "allow a pair, give the point weight 0, or a finite tau"
+                    )
+        return
+    if problem.marginals.kind == "priced":
         return
     be = _dispatch.load_backend("numba")
     for b in range(len(problem.size)):

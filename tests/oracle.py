@@ -58,8 +58,7 @@ def energy_loops(C1, C2, T) -> float:
     """The same once more, with nothing that could hide a transposed index."""
     n, m = T.shape
     return sum(
-        (C1[i, k] - C2[j, l]) ** 2 * T[i, j] * T[k, l]
-        for i, j, k, l in itertools.product(range(n), range(m), range(n), range(m))
+        (C1[i, k] - C2[j, l]) ** 2 * T[i, j] * T[k, l] for i, j, k, l in itertools.product(range(n), range(m), range(n), range(m))
     )
 
 

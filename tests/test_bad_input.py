@@ -33,7 +33,8 @@ CLOSED = np.ones((N, K), bool)
 CLOSED[2] = False  # row 2 has no allowed pair
 
 CASES = [  # what changes, type of the error, a fragment of the text that names the fault or the remedy
-    *[({name: spoiled(name, x)}, ValueError, f"{name} has NaN") for name in ("M", "C1", "C2", "p", "q") for x in (np.nan, np.inf)],
+    *[({name: spoiled(name, np.nan)}, ValueError, f"{name} has NaN") for name in ("M", "C1", "C2", "p", "q")],
+    *[({name: spoiled(name, np.inf)}, ValueError, f"{name} has NaN") for name in ("M", "C1", "C2", "p", "q")],
     ({"M": spoiled("M", -np.inf)}, ValueError, "mask="),
     ({"reference": np.full((N, K), np.nan)}, ValueError, "reference must be"),
     ({"init": np.full((N, K), np.nan)}, ValueError, "init must be"),
@@ -104,8 +105,6 @@ CASES = [  # what changes, type of the error, a fragment of the text that names 
     ({"reference": np.full((N, K), 0.25 + 1j)}, TypeError, "real|number"),
     ({"init": np.full((N, K), 0.25 + 1j)}, TypeError, "real|number"),
     ({"p": ["a"] * N}, (TypeError, ValueError), "string|real|number"),
-    ({"m": "auto"}, NotImplementedError, "m=0.7"),
-    ({"loss": "product"}, NotImplementedError, "square"),
     ({"loss": "kl"}, NotImplementedError, "square"),
     ({"backend": "cupy"}, NotImplementedError, "NumPy"),
     ({"tau": 0.5, "reg": 0}, NotImplementedError, "reg > 0"),
@@ -187,6 +186,14 @@ def test_any_memory_layout_is_read_and_nothing_is_written(reg):
             np.testing.assert_array_equal(a, arrays[name], err_msg=f"{name} was modified")
         assert res.plan.flags.c_contiguous
         assert all(not np.shares_memory(res.plan, a) for a in given.values())
+
+
+@pytest.mark.parametrize("name", ["M", "C1", "C2", "p", "q", "mask", "reference"])
+def test_any_array_may_be_the_one_with_the_batch_axis(name):
+    x = good() | {"mask": np.ones((N, K), bool), "reference": np.full((N, K), 0.1)}
+    batch = solve(**(x | {name: np.stack([x[name]] * 3)}))
+    assert len(batch) == 3
+    np.testing.assert_allclose(batch[2].plan, solve(**x).plan, atol=1e-9)
 
 
 def test_big_endian_and_half_precision_are_read():

@@ -94,9 +94,7 @@ def test_transposed(t):
 def test_order_of_the_points_does_not_matter(t, seed):
     rng = np.random.default_rng(seed)
     i, j = rng.permutation(len(t.p)), rng.permutation(len(t.q))
-    M, C1, C2 = (
-        None if A is None else A[np.ix_(rows, cols)] for A, rows, cols in ((t.M, i, j), (t.C1, i, i), (t.C2, j, j))
-    )
+    M, C1, C2 = (None if A is None else A[np.ix_(rows, cols)] for A, rows, cols in ((t.M, i, j), (t.C1, i, i), (t.C2, j, j)))
     one, two = quiet(t, tol=1e-9), quiet(replace(t, p=t.p[i], q=t.q[j], M=M, C1=C1, C2=C2), tol=1e-9)
     if t.C1 is None or t.reg >= 0.1:
         assert one.value == pytest.approx(two.value, rel=1e-6, abs=1e-9)
@@ -135,7 +133,8 @@ def test_exact_goes_down_from_any_start(t, seed):
     product = quiet(t)
     assert product.value <= oracle.objective(t, oracle.product_plan(t)) + 1e-10
     # a start that is feasible whatever the rules: a mean of the product plan and another solution
-    other = solve(**(t.arguments | {"M": np.random.default_rng(seed).random((len(t.p), len(t.q))), "alpha": 0.0, "C1": None, "C2": None}))
+    M = np.random.default_rng(seed).random((len(t.p), len(t.q)))
+    other = solve(**(t.arguments | {"M": M, "alpha": 0.0, "C1": None, "C2": None}))
     start = 0.5 * (other.plan + oracle.product_plan(t))
     res = quiet(t, init=start)
     check(t, res)

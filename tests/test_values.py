@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import oracle
@@ -16,7 +16,7 @@ PARTS = [("linear", True), ("gw", True), ("gw", False), ("fgw", True), ("fgw", F
 HARD = [kind for kind, (_, _, _, tau) in KINDS.items() if all(x in (0.0, np.inf) for x in tau)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def reference(kind, part, symmetric):
     """The slow solver's plan of an entropic problem, once for both backends."""
     t = oracle.problem(kind, part, symmetric)

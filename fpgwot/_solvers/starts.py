@@ -48,7 +48,10 @@ def _plan(problem: Problem, name: str, rng: np.random.Generator, exact: bool) ->
 def _given(prep: Any, T: Any, exact: bool) -> np.ndarray:
     """A plan of the caller's, in the solver's order and units; of the right shape, finite, not negative, not empty."""
     problem, (B, n, k) = prep.problem, prep.full
-    T = np.asarray(T, float)
+    T = np.asarray(T)
+    if T.dtype.kind not in "fiub":
+        raise TypeError(f"init must hold real numbers, got an array of dtype {T.dtype}")
+    T = T.astype(float)
     if T.shape not in ((n, k), (B, n, k)) or not np.isfinite(T).all() or (T < 0).any() or not (T.sum((-2, -1)) > 0).all():
         raise ValueError(f"init must be a plan ({n}, {k}) with finite entries, 0 or more, not all 0; got shape {T.shape}")
     T = np.broadcast_to(T, (B, n, k)) / prep.scale[:, None, None]
@@ -60,7 +63,7 @@ def _given(prep: Any, T: Any, exact: bool) -> np.ndarray:
 
 def _fitted(problem: Problem, T: np.ndarray, exact: bool) -> np.ndarray:
     """A plan with T's pattern that keeps the marginals and the mass: what is missing is filled with a product of the slacks."""
-    out = np.array(T, float)
+    out = np.array(T, float, order="C")
     tau1, tau2 = problem.marginals.tau
     for b in range(len(out)):
         p, q = problem.p[b], problem.q[b]
@@ -82,7 +85,7 @@ def _fitted(problem: Problem, T: np.ndarray, exact: bool) -> np.ndarray:
 def _features(problem: Problem, exact: bool) -> np.ndarray:
     """The solution for the linear cost alone, at an entropy of a hundredth of its range where there is none."""
     M = problem.M
-    span = np.array([float(np.ptp(M[b % len(M)])) for b in range(len(problem.size))]) * problem.wl
+    span = np.array([float(np.ptp(M[b % len(M), :n, :k])) for b, (n, k) in enumerate(problem.size)]) * problem.wl
     linear = np.where(problem.wl > 0, problem.wl, 1.0)
     eps = np.where(problem.eps > 0, problem.eps, 0.01 * np.where(span > 0, span, 1.0))
     alone = replace(problem, C1=None, C2=None, wl=linear, wq=np.zeros_like(problem.wq), eps=eps)
