@@ -110,7 +110,7 @@ def test_json_file_leaves_the_text_on_standard_output(run, folder: Path):
 
 def test_matches_file(run, folder: Path):
     run("a.npy", "b.npy", "--mass", ".5", "--matches", "m.csv")
-    rows = list(csv.DictReader((folder / "m.csv").open()))
+    rows = list(csv.DictReader((folder / "m.csv").read_text().splitlines()))
     assert {int(r["i"]) - int(r["j"]) for r in rows} == {SHIFT}
 
 

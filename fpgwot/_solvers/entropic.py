@@ -130,7 +130,7 @@ class _Control:
         P, Q = problem.be.host(problem.p.sum(1)), problem.be.host(problem.q.sum(1))
         self.scale = np.where(np.isnan(problem.mass), np.minimum(P, Q), problem.mass)
         self.fresh = np.ones(B, bool)  # the next step starts a stage
-        self.beta, self.cap = np.ones(B), np.ones(B)
+        self.beta, self.cap, self.floor = np.ones(B), np.ones(B), np.full(B, BETA_MIN)
         self.theta, self.best, self.since, self.stalls = np.full(B, THETA), np.full(B, np.inf), np.zeros(B, int), np.zeros(B, int)
         self.fixed, self.station = np.full(B, np.inf), np.full(B, np.inf)
         self.parts = self.here = np.zeros((3, B))  # of F at T0 and T: energy and linear terms; entropy / eps; marginals
@@ -168,7 +168,7 @@ class _Control:
                 both, forward = both + tau * ((a - b) * log_ratio).sum(1), forward + 2 * tau * (a - b - b * log_ratio).sum(1)
         resist = np.maximum(np.minimum(both, forward), 1e-300)
         beta = np.where(bend > BEND_FREE * resist, 1 / (1 + np.maximum(bend, 0) / resist), 1.0)
-        self.beta = np.maximum(np.minimum(beta, np.minimum(BETA_GROWTH * self.beta, self.cap)), BETA_MIN)
+        self.beta = np.maximum(np.minimum(beta, np.minimum(BETA_GROWTH * self.beta, self.cap)), self.floor)
 
     def descend(self, state: Any, mass: np.ndarray, shortfall: np.ndarray, on: np.ndarray) -> None:
         """F at the damped plan T0 + beta (T - T0): what the damping makes fall.
@@ -203,7 +203,8 @@ class _Control:
         self.best, self.since = np.where(better, self.station, self.best), np.where(better, 0, self.since + 1)
         stuck = on & (self.since >= PATIENCE)
         self.theta = np.where(stuck, np.maximum(0.3 * self.theta, THETA_MIN), self.theta)
-        self.cap = np.where(stuck, np.maximum(BETA_MIN, 0.6 * self.cap), self.cap)
+        self.floor = np.where(stuck, 0.3 * self.floor, self.floor)
+        self.cap = np.where(stuck, np.maximum(self.floor, 0.6 * self.cap), self.cap)
         self.since, self.stalls = np.where(stuck, 0, self.since), self.stalls + (stuck & self.last)
         over = on & (self.stalls >= STALLS)
         self.stop(over & (self.station < 1e-2) & low, Status.PRECISION)
@@ -216,6 +217,7 @@ class _Control:
         resets = (
             (self.beta, 1.0),
             (self.cap, 1.0),
+            (self.floor, BETA_MIN),
             (self.theta, THETA),
             (self.best, np.inf),
             (self.since, 0),

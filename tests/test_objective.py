@@ -1,0 +1,172 @@
+"""Terms beyond the energy and the entropy: price of unmatched mass, product loss, smoothness, and the mass chosen by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fpgwot import audit, solve
+from fpgwot._backends import numba_cpu, numpy_ref
+from fpgwot._solvers import mass_path
+
+TERMS = {
+    "tv": {"tv": 0.3, "reg": 0.02},
+    "tv, exact": {"tv": 0.3},
+    "smoothness": {"smoothness": 0.4, "reg": 0.02, "m": 0.7},
+    "product": {"loss": "product", "reg": 0.02, "m": 0.8},
+    "product, kl": {"loss": "product", "reg": 0.05, "tau": 0.1},
+    "product, smoothness, tv": {"loss": "product", "smoothness": 0.3, "tv": 0.2, "reg": 0.02},
+}
+
+
+@pytest.fixture
+def pair(sequences):
+    """24 against 20 frames."""
+    x = sequences(24)
+    return x["M"][:, :20].copy(), x["C1"], x["C2"][:20, :20].copy()
+
+
+def _value(T, M, C1, C2, alpha, loss="square", smoothness=0.0, tv=None):
+    """(1-alpha)<M,T> + alpha E + gamma Omega + TV price by index sums, uniform weights of total one."""
+    L = (C1[:, :, None, None] - C2[None, None]) ** 2 if loss == "square" else C1[:, :, None, None] * C2[None, None]
+    value = (1 - alpha) * np.sum(M * T) + alpha * np.einsum("ikjl,ij,kl->", L, T, T)
+    value += smoothness / 2 * (np.sum(np.diff(T, axis=0) ** 2) + np.sum(np.diff(T, axis=1) ** 2))
+    return value + (tv * (2 - 2 * T.sum()) if tv is not None else 0.0)
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("name", TERMS)
+def test_value_and_gradient_are_those_of_the_definition(pair, backend, name):
+    M, C1, C2 = pair
+    options = TERMS[name]
+    parts = {k: v for k, v in options.items() if k in ("loss", "smoothness", "tv")}
+    r = solve(M, C1, C2, alpha=0.4, backend=backend, **options)
+    assert r.converged
+    n, k = M.shape
+    T = r.plan
+    tau = options.get("tau", 0.0)
+    kl = sum(tau * np.sum(x * np.log(x * len(x)) - x + 1 / len(x)) for x in (T.sum(1), T.sum(0))) if tau else 0.0
+    assert r.value - r.value_reg == pytest.approx(_value(T, M, C1, C2, 0.4, **parts) + kl, abs=1e-11)
+    # G is the derivative of everything but log T and the KL price, the constant of the reference p q' included
+    rng, step = np.random.default_rng(1), 1e-5
+    D = rng.standard_normal(T.shape)
+    up, down = (_value(T + h * D, M, C1, C2, 0.4, **parts) for h in (step, -step))
+    reference = options.get("reg", 0.0) * np.log(n * k)
+    assert np.sum((r.gradient - reference) * D) == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("lam", [0.15, 0.3, 0.45])
+def test_tv_and_sink_are_pots_lagrangian(pair, lam):
+    ot = pytest.importorskip("ot")
+    M, n, k = pair[0], *pair[0].shape
+    theirs = ot.partial.partial_wasserstein_lagrange(np.full(n, 1 / n), np.full(k, 1 / k), M, reg_m=2 * lam)
+    for option in ({"tv": lam}, {"sink": 2 * lam}):
+        r = solve(M, **option)
+        assert r.converged
+        assert r.value == pytest.approx(np.sum(M * theirs) + lam * (2 - 2 * theirs.sum()), abs=1e-12)
+        assert r.mass == pytest.approx(theirs.sum(), abs=1e-9)
+        assert r.plan[2 * lam < M].sum() == 0  # the threshold reads as the sink's cost
+
+
+def test_a_high_price_matches_all_and_a_negative_one_nothing(pair):
+    M, C1, C2 = pair
+    assert solve(M, C1, C2, tv=100.0).mass == pytest.approx(1.0)
+    assert solve(M + 1, tv=0.0).mass == 0
+    assert solve(M, C1, C2, tv=100.0, reg=0.01).mass == pytest.approx(1.0, abs=1e-6)
+
+
+def test_one_way_to_relax_at_a_time(pair):
+    M = pair[0]
+    for options in ({"m": 0.5, "tv": 0.1}, {"tau": 0.5, "sink": 0.1, "reg": 0.1}):
+        with pytest.raises(ValueError, match="pass one of them"):
+            solve(M, **options)
+    with pytest.raises(ValueError, match="two units"):
+        solve(M, tv=0.1, sink=0.2)
+
+
+@pytest.mark.parametrize("option", [{"smoothness": 0.1}, {"loss": "product"}])
+def test_exact_solver_refuses_what_it_does_not_do(pair, option):
+    M, C1, C2 = pair
+    with pytest.raises(NotImplementedError, match="reg > 0"):
+        solve(M, C1, C2, **option)
+
+
+def test_smoothness_lowers_the_roughness(pair):
+    M, C1, C2 = pair
+    rough = [np.sum(np.diff(solve(M, C1, C2, reg=0.02, smoothness=g).plan, axis=0) ** 2) for g in (0.0, 0.5, 3.0)]
+    assert rough[0] > rough[1] > rough[2]
+
+
+def test_roughness_primitive():
+    rng = np.random.default_rng(0)
+    T, size = rng.random((3, 7, 9)), np.array([[7, 9], [5, 4], [1, 6]])
+    on, weight = np.array([True, True, False]), np.array([0.5, 2.0, 1.0])
+    grads = [np.zeros_like(T), np.zeros_like(T)]
+    out = [be.roughness(T, G, weight, size, on) for be, G in zip((numpy_ref, numba_cpu), grads, strict=True)]
+    np.testing.assert_allclose(grads[0], grads[1], atol=1e-14)
+    np.testing.assert_allclose(out[0], out[1], atol=1e-12)
+    step = [np.diff(np.eye(k), axis=0) for k in (5, 4)]
+    expected = step[0].T @ step[0] @ T[1, :5, :4] + T[1, :5, :4] @ step[1].T @ step[1]
+    np.testing.assert_allclose(grads[0][1, :5, :4], 2 * expected, atol=1e-14)
+    assert not grads[0][2].any()
+
+
+# ---------------------------------------------------------------------------------------------------------------- auto mass
+
+
+@pytest.mark.parametrize("reg", [0.0, 0.02])
+def test_auto_mass_finds_the_background(sequences, reg):
+    """A quarter of the frames is background and independent in the two sequences."""
+    x = sequences(80)
+    r = solve(x["M"], x["C1"], x["C2"], alpha=0.3, reg=reg, m="auto")
+    path = r.mass_path
+    assert r.converged
+    assert r.mass == pytest.approx(path.mass, rel=1e-6)
+    assert 0.5 <= r.mass <= 0.85
+    assert path.band[0] <= path.mass <= path.band[1]
+    assert path.text
+    # the price is the slope of the objective
+    slope = np.diff(path.values) / np.diff(path.masses)
+    middle = (path.prices[1:] + path.prices[:-1]) / 2
+    assert np.max(np.abs(slope - middle)[1:-1]) < 0.15 * np.ptp(path.prices)
+
+
+def test_choose_says_when_the_criteria_disagree():
+    grid = np.arange(1, 21) / 20
+    two_levels = np.where(grid <= 0.6, 0.1, 0.9)
+    split, knee = mass_path.choose(grid, np.cumsum(two_levels) / 20, two_levels)
+    assert split == pytest.approx(0.6)
+    assert knee == pytest.approx(0.6)
+    late = np.where(grid <= 0.9, 0.1 + grid * 0.2, 3.0)
+    split, _ = mass_path.choose(grid, np.cumsum(late) / 20, late)
+    assert split == pytest.approx(0.9)
+
+
+def test_audit_agrees_on_every_term(pair):
+    M, C1, C2 = pair
+    for name, options in TERMS.items():
+        r = solve(M, C1, C2, alpha=0.4, **options)
+        a = audit(r.plan, M, C1, C2, alpha=0.4, **options)
+        assert a.value == pytest.approx(r.value, abs=1e-11), name
+        assert a.stationarity < 1e-5, name
+
+
+# ------------------------------------------------------------------------------------------------------------------ descent
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.1])
+@pytest.mark.parametrize("kind", ["kernel", "indefinite"])
+def test_objective_falls_where_plain_steps_would_raise_it(kind, tau):
+    """KL marginals, large alpha, small tau: a plain linearised step raises F here (the energy bends up along it)."""
+    for seed in range(3):
+        rng, n, k = np.random.default_rng(seed), 20, 25
+        C = []
+        for size in (n, k):
+            if kind == "kernel":
+                C.append(3 * np.exp(-np.abs(np.subtract.outer(np.arange(size), np.arange(size))) / 3))
+            else:
+                A = rng.standard_normal((size, size))
+                C.append(A + A.T)
+        r = solve(rng.random((n, k)), *C, alpha=0.7, reg=0.1, tau=tau, on_fail="ignore")
+        rises = np.diff(r.history[:, 0])
+        assert rises.max(initial=0.0) < 1e-6, (seed, rises.max())
