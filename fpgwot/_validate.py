@@ -304,7 +304,7 @@ def _marginals(
         both: np.ndarray = full[:, 0] & full[:, 1]
         q = np.where(both[:, None], q * (P / Q)[:, None], q)
         cap = np.where(full, np.inf, 0.0)
-        kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if len(np.unique(full, axis=0)) == 1 else partial_mass()
+        kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if (full == full[0]).all() else partial_mass()
         return kind, np.where(full.any(1), np.nan, np.minimum(mass, most)), cap, q
     if tau is not None:
         t = np.asarray(tau, dtype=float)

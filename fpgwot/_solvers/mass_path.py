@@ -31,7 +31,7 @@ def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
     P, Q = problem.p.sum(1), problem.q.sum(1)
     full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
     q = np.where((full[:, 0] & full[:, 1])[:, None], problem.q * (P / Q)[:, None], problem.q)
-    kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if len(np.unique(full, axis=0)) == 1 else partial_mass()
+    kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if (full == full[0]).all() else partial_mass()
     cap, fixed = np.where(full, np.inf, 0.0), np.where(full.any(1), np.nan, np.minimum(mass, np.minimum(P, Q)))
     return replace(problem, q=q, marginals=kind, cap=cap, mass=fixed)
 
