@@ -60,7 +60,7 @@ def _torch() -> str:
         return f"tensors not accepted here ({problem})"
     import torch
 
-    return "tensors accepted, CUDA " + (torch.version.cuda if torch.cuda.is_available() else "not available to it")
+    return f"CPU tensors accepted; CUDA {torch.version.cuda if torch.cuda.is_available() else 'not available to it'}"
 
 
 def _threads() -> dict[str, str]:

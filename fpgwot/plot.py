@@ -378,6 +378,7 @@ def mass_path(path: Any, ax: Axes | None = None) -> Axes:
     Axes
         That of the price; the objective has its own scale on the right.
     """
+    own = ax is None
     ax = ax if ax is not None else _new_axes((5.6, 3.6))
     low, high = path.band
     ax.axvspan(low, high, color="0.92", lw=0)
@@ -390,4 +391,6 @@ def mass_path(path: Any, ax: Axes | None = None) -> Axes:
     right.plot(path.masses, path.values, color="#6fa8a0", lw=1.5)
     right.set_ylabel("objective", color="#6fa8a0")
     ax.legend(frameon=False, loc="upper left")
+    if own:
+        ax.figure.tight_layout()  # type: ignore[union-attr]
     return ax

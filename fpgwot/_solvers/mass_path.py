@@ -23,7 +23,7 @@ from ._loop import Watch
 from ._outcome import Outcome
 
 POINTS = 20  # masses on the path: 1/20, 2/20, ... of the largest
-PATH_TOL, PATH_ITERATIONS = 0.1, 15  # accuracy of a point: prices need no more
+PATH_TOL, PATH_ITERATIONS = 1e-2, 15  # accuracy of a point: prices need no more
 
 
 def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
@@ -44,7 +44,10 @@ def trace(problem: Problem, name: str, points: int = POINTS) -> tuple[np.ndarray
     out: Outcome | None = None
     for k in reversed(range(points)):  # downwards: a plan that is scaled down stays feasible
         out = step(with_mass(problem, grid[k]), name, out, grid[k], PATH_TOL, PATH_ITERATIONS)
-        values[k], prices[k] = np.sum(list(out.terms.values()), axis=0), out.potentials[2]
+        # the history corrects F for what the marginals still lack: that matters at this accuracy
+        plain = np.sum(list(out.terms.values()), axis=0)
+        values[k] = [h[-1, 0] if len(h) else F for h, F in zip(out.history, plain, strict=True)]
+        prices[k] = out.potentials[2]
         work += out.n_passes, out.n_gradients
     # at the last mass a side is used up, and the price of mass is not a multiplier of its own any more
     prices[-1] = (values[-1] - values[-2]) / (grid[-1] - grid[-2])
@@ -57,7 +60,7 @@ def step(problem: Problem, name: str, before: Outcome | None, mass: np.ndarray, 
         start = None if before is None else before.plan * (mass / before.plan.sum((1, 2)))[:, None, None]
         return exact.solve(problem, [start], tol=tol, max_iter=max_iter, watch=Watch())
     if before is None:
-        return entropic.solve(problem, problem.product_plan(), tol=tol, max_iter=50, watch=Watch())
+        return entropic.solve(problem, problem.product_plan(), tol=tol, max_iter=100, watch=Watch())
     ratio = mass / before.plan.sum((1, 2), dtype=float)
     f, g, h = before.potentials
     T = before.plan * ratio.astype(before.plan.dtype)[:, None, None]
