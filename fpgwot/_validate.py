@@ -9,7 +9,7 @@ import numpy as np
 
 from ._backends._protocol import FORBIDDEN
 from ._problem import Problem
-from .marginals import Marginals, balanced, kl_penalty, mass_price, partial_mass
+from .marginals import Marginals, balanced, fixed_mass, kl_penalty, mass_price
 from .structure import SCAN_FROM, Dense, Structure, as_structure
 
 LOSSES = ("square", "product", "kl")
@@ -300,12 +300,8 @@ def _marginals(
             raise ValueError(
                 f"m={mass[b]:g} cannot be transported: it must be above 0 and at most min(sum p, sum q) = {most[b]:.10g}"
             )
-        full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
-        both: np.ndarray = full[:, 0] & full[:, 1]
-        q = np.where(both[:, None], q * (P / Q)[:, None], q)
-        cap = np.where(full, np.inf, 0.0)
-        kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if (full == full[0]).all() else partial_mass()
-        return kind, np.where(full.any(1), np.nan, np.minimum(mass, most)), cap, q
+        rules, fixed, cap, both = fixed_mass(mass, P, Q)
+        return rules, fixed, cap, np.where(both[:, None], q * (P / Q)[:, None], q)
     if tau is not None:
         t = np.asarray(tau, dtype=float)
         if t.shape not in ((), (2,)) or np.isnan(t).any() or (t < 0).any():

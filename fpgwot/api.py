@@ -176,15 +176,38 @@ def solve(
     return result
 
 
-def solve_batch(problems: Sequence[dict[str, Any]], **common: Any) -> list[Result]:
+def solve_batch(
+    problems: Sequence[dict[str, Any]],
+    *,
+    alpha: Any = None,
+    loss: str = "square",
+    m: Any = None,
+    tau: Any = None,
+    tv: Any = None,
+    sink: Any = None,
+    reg: Any = 0.0,
+    reg_rel: Any = None,
+    smoothness: Any = 0.0,
+    normalize: str | None = None,
+    method: str = "auto",
+    init: str | None = None,
+    n_init: int = 1,
+    random_state: Any = None,
+    tol: float | None = None,
+    max_iter: int | None = None,
+    backend: str = "auto",
+    callback: Callable[[Progress], Any] | None = None,
+    verbose: bool = False,
+    on_fail: str = "warn",
+) -> list[Result]:
     """Solve problems of unequal sizes together; one `Result` for each.
 
     Parameters
     ----------
     problems : sequence of dicts
-        The arguments M, C1, C2, p, q, mask of `solve` for each problem, and m, alpha, reg where they differ.
-    common
-        Every other argument of `solve`, the same for all problems.
+        The arguments M, C1, C2, p, q, mask of `solve` for each problem, and m, alpha, reg, reg_rel where they differ.
+    alpha, loss, m, ..., on_fail
+        As in `solve`, the same for all problems.
 
     Notes
     -----
@@ -206,14 +229,16 @@ def solve_batch(problems: Sequence[dict[str, Any]], **common: Any) -> list[Resul
     names = set().union(*problems)
     if names - {*arrays, *scalars}:
         raise TypeError(f"unknown keys {sorted(names - {*arrays, *scalars})} in a problem; it takes {[*arrays, *scalars]}")
-    if names & set(common):
-        raise TypeError(f"{sorted(names & set(common))} given both in a problem and for all: give each in one place")
+    common = {"m": m, "alpha": alpha, "reg": reg or None, "reg_rel": reg_rel}
+    twice = sorted(name for name in names if common.get(name) is not None)
+    if twice:
+        raise TypeError(f"{twice} given both in a problem and for all: give each in one place")
     for name in names:
         if any((x.get(name) is None) != (problems[0].get(name) is None) for x in problems):
             raise ValueError(f"{name} is given in some problems of the batch and missing in others: all or none")
     if any(isinstance(x.get(name), Structure) for x in problems for name in ("C1", "C2")):
         raise TypeError("solve_batch pads its structures and takes arrays only: pass C.to_dense()[0] for an operator C")
-    be, device, take, give = _dispatch.resolve([x.get(name) for x in problems for name in arrays], common.get("backend", "auto"))
+    be, device, take, give = _dispatch.resolve([x.get(name) for x in problems for name in arrays], backend)
     sizes = [_problem_size({k: take(v) for k, v in x.items()}) for x in problems]
     n, k = max(s[0] for s in sizes), max(s[1] for s in sizes)
     stacked: dict[str, Any] = {}
@@ -229,7 +254,11 @@ def solve_batch(problems: Sequence[dict[str, Any]], **common: Any) -> list[Resul
     for name in scalars:
         if problems[0].get(name) is not None:
             stacked[name] = np.array([x[name] for x in problems])
-    result = solve(**stacked, **common)
+    result = solve(
+        **{**common, "reg": reg, **stacked},
+        loss=loss, tau=tau, tv=tv, sink=sink, smoothness=smoothness, normalize=normalize, method=method, init=init, n_init=n_init,
+        random_state=random_state, tol=tol, max_iter=max_iter, backend=backend, callback=callback, verbose=verbose, on_fail=on_fail,
+    )  # fmt: skip
     return [trimmed(result[b], *sizes[b], give) for b in range(len(problems))]
 
 

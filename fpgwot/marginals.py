@@ -44,6 +44,18 @@ def partial_mass(full_rows: bool = False, full_columns: bool = False) -> Margina
     return Marginals("partial", capped=(not full_rows, not full_columns), fixed_mass=not (full_rows or full_columns))
 
 
+def fixed_mass(mass: np.ndarray, P: np.ndarray, Q: np.ndarray) -> tuple[Marginals, np.ndarray, np.ndarray, np.ndarray]:
+    """Rules for each problem of a batch whose plans have a given mass and whose sides have the totals P and Q.
+
+    Returns the marginals (those of the first problem where they differ in which sides are used up), the fixed mass (NaN where
+    a side carries it), the caps (B, 2) of the potentials, and where both sides are used up.
+    """
+    full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
+    kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if (full == full[0]).all() else partial_mass()
+    fixed = np.where(full[:, 0] | full[:, 1], np.nan, np.minimum(mass, np.minimum(P, Q)))
+    return kind, fixed, np.where(full, np.inf, 0.0), full[:, 0] & full[:, 1]
+
+
 def mass_price() -> Marginals:
     """T1 <= p and T'1 <= q at any mass: what is left unmatched has a price in the cost (TV, sink)."""
     return Marginals("priced", capped=(True, True))

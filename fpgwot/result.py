@@ -306,11 +306,14 @@ class Result:
 
         return pd.DataFrame.from_records(self.matches())
 
-    def plot(self, **kwargs: Any) -> Any:
-        """Transport map with the mass profile of both sides and the dropped points; see `fpgwot.plot.plan`."""
+    def plot(self, ax: Any = None, *, labels_a: Any = None, labels_b: Any = None, name_a: str = "a", name_b: str = "b") -> Any:
+        """Transport map with the mass profile of both sides and the dropped points (needs matplotlib); returns the axes.
+
+        `labels_a`, `labels_b` are step labels of the points, drawn as bars with their boundaries; `fpgwot.plot.plan` has more.
+        """
         from . import plot
 
-        return plot.plan(self, **kwargs)
+        return plot.plan(self, ax, labels_a=labels_a, labels_b=labels_b, name_a=name_a, name_b=name_b)
 
     # ----------------------------------------------------------------------------------------------------------- display
     def __repr__(self) -> str:

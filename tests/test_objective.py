@@ -170,3 +170,14 @@ def test_objective_falls_where_plain_steps_would_raise_it(kind, tau):
         r = solve(rng.random((n, k)), *C, alpha=0.7, reg=0.1, tau=tau, on_fail="ignore")
         rises = np.diff(r.history[:, 0])
         assert rises.max(initial=0.0) < 1e-6, (seed, rises.max())
+
+
+def test_solve_batch_takes_the_options_of_solve():
+    import inspect
+
+    from fpgwot import solve_batch
+
+    one, many = (inspect.signature(f).parameters for f in (solve, solve_batch))
+    per_problem = {"M", "C1", "C2", "p", "q", "mask", "reference"}
+    shared = {k: v.default for k, v in one.items() if k not in per_problem}
+    assert shared == {k: v.default for k, v in many.items() if k != "problems"}

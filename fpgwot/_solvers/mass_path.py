@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .._problem import Problem
-from ..marginals import partial_mass
+from ..marginals import fixed_mass
 from . import entropic, exact
 from ._loop import Watch
 from ._outcome import Outcome
@@ -29,11 +29,9 @@ PATH_TOL, PATH_ITERATIONS = 1e-2, 15  # accuracy of a point: prices need no more
 def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
     """The problem at another mass for each member of the batch; a side that is used up becomes an equality."""
     P, Q = problem.p.sum(1), problem.q.sum(1)
-    full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
-    q = np.where((full[:, 0] & full[:, 1])[:, None], problem.q * (P / Q)[:, None], problem.q)
-    kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if (full == full[0]).all() else partial_mass()
-    cap, fixed = np.where(full, np.inf, 0.0), np.where(full.any(1), np.nan, np.minimum(mass, np.minimum(P, Q)))
-    return replace(problem, q=q, marginals=kind, cap=cap, mass=fixed)
+    rules, fixed, cap, both = fixed_mass(mass, P, Q)
+    q = np.where(both[:, None], problem.q * (P / Q)[:, None], problem.q)
+    return replace(problem, q=q, marginals=rules, cap=cap, mass=fixed)
 
 
 def trace(problem: Problem, name: str, points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
