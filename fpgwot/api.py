@@ -256,8 +256,9 @@ def solve_batch(
             stacked[name] = np.array([x[name] for x in problems])
     result = solve(
         **{**common, "reg": reg, **stacked},
-        loss=loss, tau=tau, tv=tv, sink=sink, smoothness=smoothness, normalize=normalize, method=method, init=init, n_init=n_init,
-        random_state=random_state, tol=tol, max_iter=max_iter, backend=backend, callback=callback, verbose=verbose, on_fail=on_fail,
+        loss=loss, tau=tau, tv=tv, sink=sink, smoothness=smoothness, normalize=normalize, method=method, init=init,
+        n_init=n_init, random_state=random_state, tol=tol, max_iter=max_iter, backend=backend, callback=callback,
+        verbose=verbose, on_fail=on_fail,
     )  # fmt: skip
     return [trimmed(result[b], *sizes[b], give) for b in range(len(problems))]
 
