@@ -120,10 +120,10 @@ def main() -> None:
     lines = [
         "# ASOT's iteration and the solution of its problem",
         "",
-        f"alpha {ALPHA}, band {RADIUS}, eps {EPS}, frames hard, steps relaxed; see the head of `benchmarks/asot_table.py`.",
+        f"alpha {ALPHA}, band {RADIUS}, eps {EPS}, frames hard, steps relaxed; see `benchmarks/asot_table.py`.",
         "",
-        "The solution has the lower objective everywhere. Its frames are right less often on the long video: the published 25 steps",
-        "stop before the minimum, and stopping early works as a regulariser there. A better solver does not mend a model.",
+        "The solution has the lower objective everywhere. Its frames are right less often on the long video: the published 25",
+        "steps stop before the minimum, and stopping early works as a regulariser there. A better solver does not mend a model.",
         "",
         head,
         "| --- " * 9 + "|",
