@@ -296,8 +296,8 @@ def align(
     ----------
     X, Y : arrays (n, d) and (m, d)
         One row of features per frame.
-    mass : float in (0, 1]
-        Share of the frames to match; 1 matches all.
+    mass : float in (0, 1], or "auto"
+        Share of the frames to match; 1 matches all. "auto" takes the mass at which its price jumps; see `result.mass_path`.
     metric : "cosine" (1 - cos), "sqeuclidean", "euclidean"
     alpha : float in [0, 1]
         Weight of the temporal structure; 0 (or structure=None) is partial Kantorovich transport.

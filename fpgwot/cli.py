@@ -130,6 +130,7 @@ def _summary(result: Result, parameters: dict[str, Any], shapes: dict[str, Any],
             "value": result.value,
             "value_terms": terms,
             "mass": result.mass,
+            "mass_choice": getattr(result.mass_path, "text", None),
             "residuals": {"marginal": r.marginal, "mass": r.mass, "stationarity": r.stationarity},
             "n_iter": result.n_iter,
             "seconds": round(seconds, 4),
@@ -158,6 +159,8 @@ def _text(s: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"value   {s['value']:.6g}   (" + ", ".join(f"{k} {v:.4g}" for k, v in s["value_terms"].items() if v) + ")"
     yield f"mass    {s['mass']:.6g}"
+    if s["mass_choice"]:
+        yield f"        {s['mass_choice']}"
     yield f"status  {s['message']}"
     yield f"time    {s['seconds']:.2f} s, {s['n_iter']} iterations, {s['method']} on {s['backend']} ({s['device']})"
 
@@ -291,7 +294,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--key", help="name of the array in .npz inputs", default=None)
     group = cmd.add_argument_group("problem")
     add = group.add_argument
-    add("--mass", type=_mass, default=0.8, help="share of each sequence that is matched, in (0, 1]; 1 drops nothing")
+    add(
+        "--mass",
+        type=_mass,
+        default=0.8,
+        help="share of each sequence that is matched, in (0, 1]; 1 drops nothing; auto: where its price jumps",
+    )
     add("--metric", choices=["cosine", "sqeuclidean", "euclidean"], default="cosine", help="distance between frames")
     add("--alpha", type=float, default=0.3, help="weight of the temporal structure, 0 none, 1 nothing else")
     add("--reg-rel", type=float, default=0.01, help="entropy weight in units of the cost")

@@ -114,6 +114,12 @@ def test_matches_file(run, folder: Path):
     assert {int(r["i"]) - int(r["j"]) for r in rows} == {SHIFT}
 
 
+def test_mass_auto_says_how_it_was_chosen(run, folder: Path):
+    _, out, _ = run("a.npy", "b.npy", "--mass", "auto", "--json", "s.json")
+    assert "price of mass" in out
+    assert "price of mass" in json.loads((folder / "s.json").read_text())["mass_choice"]
+
+
 def test_plot(run, folder: Path):
     pytest.importorskip("matplotlib")
     assert run("a.npy", "b.npy", "--plot", "plan.png")[0] == 0
