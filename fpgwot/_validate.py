@@ -86,6 +86,8 @@ def make_problem(
     w_lin, w_quad = _weights_of_terms(alpha, M, D1, B)
     if D1 is not None and not np.any(w_quad):
         D1 = D2 = None
+    if D1 is not None and gamma is not None and not np.all(w_quad > 0):
+        raise ValueError("smoothness in a batch needs alpha > 0 in every problem, or in none: split the batch")
     scale = np.minimum(P, Q)
     scale = np.where(np.abs(scale - 1) < 1e-13, 1.0, scale)  # a total of one up to rounding is one
     w_quad = w_quad * scale

@@ -401,6 +401,8 @@ def _method(method: str, prep: Prepared) -> str:
 
 def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:
     """The problem at the mass where its price jumps, and the paths of price and objective that say why."""
+    whole = np.minimum(prep.problem.p.sum(1), prep.problem.q.sum(1))
+    _check_feasible(replace(prep, problem=mass_path.with_mass(prep.problem, whole)))  # the path ends there
     grid, values, prices, work = mass_path.trace(prep.problem, name)
     paths = []
     for b, s in enumerate(prep.scale):
@@ -440,18 +442,12 @@ def _tiled(problem: Any, starts: int) -> Any:
     """The same problems once more for each start; costs and structures are shared."""
     if starts == 1:
         return problem
-    B = len(problem.size)
-
-    def layers(x: Any) -> Any:
-        return x if x is None or len(x) in (1, B) else None
-
-    assert problem.C1 is None or (problem.C1.shape[0] in (1, B))
     tile = {k: np.concatenate([getattr(problem, k)] * starts) for k in _PER_PROBLEM if getattr(problem, k) is not None}
     C = {}
     for k in ("C1", "C2"):
         D = getattr(problem, k)
         C[k] = D if D is None or D.shape[0] == 1 else type(D)(np.concatenate([D.array] * starts))
-    return replace(problem, **tile, **C, M=layers(problem.M), bias=layers(problem.bias))
+    return replace(problem, **tile, **C)
 
 
 _PER_PROBLEM = ("size", "wl", "wq", "eps", "p", "q", "r", "c", "cap", "mass", "reference_mass", "price", "smoothness")

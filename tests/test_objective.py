@@ -181,3 +181,23 @@ def test_solve_batch_takes_the_options_of_solve():
     per_problem = {"M", "C1", "C2", "p", "q", "mask", "reference"}
     shared = {k: v.default for k, v in one.items() if k not in per_problem}
     assert shared == {k: v.default for k, v in many.items() if k != "problems"}
+
+
+def test_history_and_starts_with_forbidden_pairs(pair):
+    """The product plan costs 1e30 on forbidden pairs; nothing of that may stay in what is reported."""
+    M, C1, C2 = pair
+    mask = np.abs(np.subtract.outer(np.arange(24) / 24, np.arange(20) / 20)) < 0.4
+    r = solve(M, C1, C2, m=0.7, reg=0.05, mask=mask)
+    assert r.converged
+    assert r.history[-1, 0] == pytest.approx(r.value, abs=1e-6)
+    many = solve(None, C1, C2, m=0.7, reg=0.05, mask=mask, init=r.plan, n_init=4)
+    assert many.starts.shape == (4,)
+    assert many.value == many.starts.min()
+    with pytest.raises(ValueError, match="allow more pairs"):
+        solve(M, C1, C2, m="auto", reg=0.05, mask=mask & (np.arange(24) > 3)[:, None])
+
+
+def test_smoothness_in_a_mixed_batch_is_refused(pair):
+    M, C1, C2 = pair
+    with pytest.raises(ValueError, match="split the batch"):
+        solve(np.stack([M, M]), C1, C2, alpha=np.array([0.0, 0.5]), reg=0.05, smoothness=0.1)

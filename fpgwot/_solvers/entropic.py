@@ -181,6 +181,7 @@ class _Control:
         self.here = np.stack([state["smooth"], entropy, state["convex"] + shortfall])
         moved = self.parts + self.beta * (self.here - self.parts)
         moved[0] -= self.beta * (1 - self.beta) * sums[:, BEND] / 2
+        moved = np.where(self.beta == 1, self.here, moved)  # not by difference: a start may cost 1e30 where pairs are forbidden
         self.parts = np.where(on, moved, self.parts)
         self.objective = self.parts[0] + self.eps * self.parts[1] + self.parts[2]
 

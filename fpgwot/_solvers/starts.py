@@ -30,8 +30,8 @@ def starting_plans(prep: Any, init: Any, n_init: int, rng: np.random.Generator, 
         plans = [_plan(problem, name, rng, exact) for name in names]
     else:
         plans = [(_given(prep, init, exact), False)]
-        names = ["product", *NAMES[1:-1], *["random"] * n_init][: n_init - 1]
-        plans += [_plan(problem, name, rng, exact) for name in names if name != "features" or problem.M is not None]
+        rest = [x for x in NAMES if x != "random" and (x != "features" or problem.M is not None)]
+        plans += [_plan(problem, name, rng, exact) for name in [*rest, *["random"] * n_init][: n_init - 1]]
     return plans
 
 
