@@ -154,7 +154,7 @@ class _Control:
     def measure(self, state: Any, out: np.ndarray, now: list[np.ndarray], before: list[np.ndarray], on: np.ndarray) -> None:
         """Certificate of the plan in hand, and the damping of the next step.
 
-        beta = 1 where the energy bends less than half of what the regulariser resists, else 1/(1 + bend/resistance). The
+        beta = 1 where the energy bends less than half of what the regulariser resists, else resistance / (resistance + bend). The
         resistance is the smaller of the symmetrised and twice the forward Bregman divergence of all convex terms.
         """
         sums = state["sums"]
@@ -167,7 +167,7 @@ class _Control:
                 log_ratio = np.log(np.maximum(a, 1e-300)) - np.log(np.maximum(b, 1e-300))
                 both, forward = both + tau * ((a - b) * log_ratio).sum(1), forward + 2 * tau * (a - b - b * log_ratio).sum(1)
         resist = np.maximum(np.minimum(both, forward), 1e-300)
-        beta = np.where(bend > BEND_FREE * resist, 1 / (1 + np.maximum(bend, 0) / resist), 1.0)
+        beta = np.where(bend > BEND_FREE * resist, resist / (resist + np.maximum(bend, 0)), 1.0)
         self.beta = np.maximum(np.minimum(beta, np.minimum(BETA_GROWTH * self.beta, self.cap)), self.floor)
 
     def descend(self, state: Any, mass: np.ndarray, shortfall: np.ndarray, on: np.ndarray) -> None:
