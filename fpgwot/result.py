@@ -24,6 +24,7 @@ class Status(enum.Enum):
         "the plan is feasible to the residual shown"
     )
     PRECISION = "the residual is at the rounding of float32: pass float64 arrays, or raise reg or tol"
+    UNBOUNDED = "the optimal mass is astronomically large: costs far below -tau pay for it; raise tau, or shift M up"
     STOPPED = "the callback asked to stop"
 
     @property

@@ -201,3 +201,14 @@ def test_smoothness_in_a_mixed_batch_is_refused(pair):
     M, C1, C2 = pair
     with pytest.raises(ValueError, match="split the batch"):
         solve(np.stack([M, M]), C1, C2, alpha=np.array([0.0, 0.5]), reg=0.05, smoothness=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unbounded_mass_is_said_and_stays_finite(dtype):
+    """Costs far below -tau: the optimal mass of a KL problem is about exp(-cost/tau)."""
+    M = -np.random.default_rng(0).random((6, 7)) - 1
+    r = solve((1e5 * M).astype(dtype), tau=50.0, reg=100.0, on_fail="ignore")
+    assert not r.converged
+    assert "raise tau" in r.status.text
+    assert np.isfinite(r.plan).all()
+    assert np.isfinite(r.value)

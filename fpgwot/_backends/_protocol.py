@@ -55,6 +55,7 @@ FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29  # cost of a forbidden pair; anything fro
 ROWS = 32  # rows of a work item
 MEMORY = 8  # Anderson mixing: images kept beside the last
 DRIFT = 60.0  # largest |log scaling| before it is absorbed again: exp(60) times a kernel entry is a float32
+LARGEST = 1e20  # of a plan entry: beyond it a soft marginal has lost all hold, and products would overflow
 STEP = 10.0  # largest entry of a Newton step
 
 

@@ -274,7 +274,7 @@ def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
 def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
     """T = e K v in place of K; f, g, h absorb the scalings."""
     for b, i, j in _problems(s, on):
-        K[b, i, j] = s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j]
+        K[b, i, j] = np.minimum(s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j], ix.LARGEST)
         s.rows[b, ix.F, i] += s.rows[b, ix.LU, i]
         s.cols[b, ix.G, j] += s.cols[b, ix.Y, j]
         s.cols[b, ix.G, -1] += s.cols[b, ix.Y, -1]

@@ -37,6 +37,7 @@ ANNEAL, FLAT, STAGE_TOL = 3.0, 0.15, 0.1  # ratio of the annealing, its start re
 THETA, THETA_MIN = 0.1, 0.01  # inner target relative to the outer residual
 SWEEPS, NEWTON_STEPS, CG_STEPS, CG_STOP, BACKTRACKS = 6, 8, 60, 0.1, 8
 BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor, growth per step, bend that needs none
+UNBOUNDED = 1e15  # mass (of totals about 1) at which a problem with soft marginals is given up
 PATIENCE, STALLS = 25, 4  # outer steps without 10 % progress before the rules tighten; how often before giving up
 
 
@@ -191,7 +192,9 @@ class _Control:
         for b in np.flatnonzero(on & self.last):
             self.history[b].append((float(self.objective[b]), float(self.station[b])))
         self.stop(done, Status.CONVERGED)
-        return done
+        lost = on & (out[:, MASS] > UNBOUNDED)
+        self.stop(lost, Status.UNBOUNDED)
+        return done | lost
 
     def stop(self, which: np.ndarray, status: Status) -> None:
         """Give some problems their final status."""

@@ -608,7 +608,7 @@ def plan(K, R, C, S, size, v_, on):  # type: ignore[no-untyped-def]
         for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
             e, t = real(R[b, ix.E, i]), K[b, i]
             for j in range(mb):
-                t[j] = (e * t[j]) * v[j]
+                t[j] = min((e * t[j]) * v[j], real(ix.LARGEST))
             R[b, ix.F, i] += R[b, ix.LU, i]
     for b in range(B):
         if on[b]:
