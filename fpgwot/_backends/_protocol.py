@@ -24,6 +24,7 @@ kernel              damped step of the cost and of the plan, exact row update in
 sweep               one read of K: exact rows, column sums, dual value, its gradient, the Sinkhorn image, the residuals
 anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only)
 newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
+factor              Cholesky factor of the Newton system at hand, to precondition it and those after it; a backend may refuse
 cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system
 trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
@@ -42,7 +43,8 @@ from typing import Any
 EPS, TAU1, TAU2, CAP1, CAP2 = range(5)  # current entropy weight, prices of the marginals, caps of the potentials
 PHI, RES, VIOL, MASS, GAIN = range(5, 10)  # after `sweep`: dual, residual, largest relative violation, mass; after `trial`
 RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that Anderson mixing holds
-NUMBERS = 15
+FACTORED = 15  # 1 where Scaling.factor holds a factor that preconditions the Newton systems
+NUMBERS = 16
 # Row vectors, Scaling.rows[b, ..., i]
 P, LOG_P, F, LU, E, ROW, W = range(7)
 ROW_VECTORS = 7
@@ -65,6 +67,8 @@ MEMORY = 8  # Anderson mixing: images kept beside the last
 DRIFT = 60.0  # largest |log scaling| before it is absorbed again: exp(60) times a kernel entry is a float32
 LARGEST = 1e20  # of a plan entry: beyond it a soft marginal has lost all hold, and products would overflow
 STEP = 10.0  # largest entry of a Newton step
+LARGEST_FACTOR = 3000  # columns up to which a dense factor may be bought
+RIDGE = 1e-10  # added to its diagonal, relative
 
 
 class Scaling:
@@ -81,6 +85,8 @@ class Scaling:
         self.hist = xp.zeros((B, 2, MEMORY + 1, m + 1))  # Anderson: images, and their residuals
         self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
         self.sums = xp.zeros((B, blocks, SUMS))
+        side = m + 1 if m <= LARGEST_FACTOR and B * m * m <= 4 * LARGEST_FACTOR**2 else 0
+        self.factor = xp.zeros((B, side, side))  # of the Newton system, lower triangle; empty where it would be too large
         self.vals[:, EPS] = eps
         for index, value in ((TAU1, tau[0]), (TAU2, tau[1]), (CAP1, cap[0]), (CAP2, cap[1])):
             self.vals[:, index] = value
@@ -103,6 +109,7 @@ _VIEWS = {
     "tau2": ("vals", TAU2),
     "cap2": ("vals", CAP2),
     "used": ("vals", USED),
+    "factored": ("vals", FACTORED),
     "f": ("rows", F),
     "row": ("rows", ROW),
     "g": ("cols", G),

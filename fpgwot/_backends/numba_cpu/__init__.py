@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 
@@ -85,11 +84,17 @@ def anderson(s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
 
 
 def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
-    _k.newton(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, on)
+    _k.newton(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, s.factor, on)
+
+
+def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
+    built = np.zeros(len(on), np.int64)
+    _k.factor(K, s.rows, s.cols, s.vals, s.size, s.v, s.factor, on, built)
+    return built
 
 
 def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
-    _k.cg(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, stop, on)
+    _k.cg(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, s.factor, stop, on)
 
 
 def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
@@ -100,13 +105,15 @@ def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
     _k.plan(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, on)
 
 
-def ascend(K: np.ndarray, s: Scaling, target: Any, feasible: Any, steps: int, slack: float, on: np.ndarray) -> np.ndarray:
+def ascend(  # type: ignore[no-untyped-def]
+    K: np.ndarray, s: Scaling, target, feasible, steps: int, slack: float, spent: np.ndarray, on: np.ndarray
+) -> np.ndarray:
     busy, entries = int(np.count_nonzero(on)), K.shape[1] * K.shape[2]
     if entries > LARGE:
-        return np.asarray(_interpreted(K, s, target, feasible, steps, slack, on))
-    state = s.rows, s.cols, s.vals, s.size, s.v, s.hist, s.part, s.sums
+        return np.asarray(_interpreted(K, s, target, feasible, steps, slack, spent, on))
+    state = s.rows, s.cols, s.vals, s.size, s.v, s.hist, s.part, s.sums, s.factor
     run = _loop.problems if busy > 1 else _loop.alone
-    return np.asarray(run(busy * entries, K, *state, target, feasible, steps, slack, on))
+    return np.asarray(run(busy * entries, K, *state, target, feasible, steps, slack, spent, on))
 
 
 _interpreted = inner.interpreted(sys.modules[__name__])
