@@ -9,6 +9,7 @@ Every problem has been divided by its scale s (the smaller of its total weights)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ class Problem:
         """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
         xp = self.be.xp
         P, Q = self.p.sum(1), self.q.sum(1)
-        mass = xp.where(xp.isnan(self.mass), xp.minimum(P, Q), self.mass)
+        mass = xp.asarray(self.mass)
+        mass = xp.where(xp.isnan(mass), xp.minimum(P, Q), mass)
         a = (self.p * (mass / (P * Q))[:, None]).astype(self.dtype)  # cast first: no n x m array in the larger type
         return a[:, :, None] * self.q.astype(self.dtype)[:, None, :]
 
@@ -75,22 +77,27 @@ class Problem:
     def squares(self, mu: Any, nu: Any) -> tuple[Any, Any]:
         """s1 = 1/2 (C1*C1 + its transpose) mu and s2 alike: the rank-one part of the energy."""
         be, out = self.be, []
-        for C2_, x in zip(self._squared(), (mu, nu), strict=True):
+        for C2_, x in zip(self._squared, (mu, nu), strict=True):
             out.append(C2_.matmul(be, x.astype(self.dtype)[:, :, None])[:, :, 0].astype(float))
         return out[0], out[1]
 
+    @cached_property
+    def _placed(self) -> tuple[Structure, Structure]:
+        """The structures where the backend computes."""
+        assert self.C1 is not None and self.C2 is not None
+        return self.C1.on(self.be, self.dtype), self.C2.on(self.be, self.dtype)
+
+    @cached_property
     def _squared(self) -> tuple[Structure, Structure]:
-        if "_sq" not in self.__dict__:  # frozen: a cache, not a field
-            assert self.C1 is not None and self.C2 is not None
-            object.__setattr__(self, "_sq", (self.C1.square().symmetrized(), self.C2.square().symmetrized()))
-        return self.__dict__["_sq"]  # type: ignore[no-any-return]
+        """Their elementwise squares, made symmetric."""
+        assert self.C1 is not None and self.C2 is not None
+        return tuple(C.square().symmetrized().on(self.be, self.dtype) for C in (self.C1, self.C2))  # type: ignore[return-value]
 
     def cross(self, T: Any, out: Any, work: Any, on: np.ndarray) -> None:
         """out <- A = C1 T C2', the mean with C1' T C2 where the structures are not symmetric; only where `on`."""
-        C1, C2 = self.C1, self.C2
-        assert C1 is not None and C2 is not None
+        C1, C2 = self._placed
         if not on.all():
-            index = np.flatnonzero(on)
+            index = self.be.xp.asarray(np.flatnonzero(on))
             part = self.be.xp.empty_like(T[index])
             _cross(self.be, C1.take(index), C2.take(index), T[index], part, work[: len(index)])
             out[index] = part
@@ -102,25 +109,26 @@ class Problem:
 
         Returns every term of F per problem, the sums of the primitive, and `smooth`, the part of F that G is the gradient of.
         """
-        be, host = self.be, self.be.host
+        be, host, xp = self.be, self.be.host, self.be.xp
         r, c, energy, rough = self.r, self.c, 0.0, 0.0
         square = self.loss == "square"
         kappa = -4 * self.wq if square else 2 * self.wq  # weight of A = C1 T C2' in the gradient
         if self.C1 is None:
-            G[self.be.xp.asarray(on)] = 0
+            G[xp.asarray(on)] = 0
             kappa = np.full(len(kappa), -1.0)
         else:
             self.cross(T, G, work, on)
             if square:
                 s1, s2 = self.squares(mu, nu)
-                w = 2 * self.wq[:, None]
+                w = xp.asarray(2 * self.wq)[:, None]
                 r, c = r + w * s1, c + w * s2
                 energy = host((s1 * mu).sum(1) + (s2 * nu).sum(1))
         if self.smoothness is not None:  # its gradient goes in with A
-            rough = host(be.roughness(T, G, self.smoothness / kappa, self.size, on))
+            rough = host(be.roughness(T, G, self.smoothness / kappa, s.size, on))
         mass = host(mu.sum(1))
         discount = np.zeros(len(mass)) if self.price is None else 2 * self.price
-        sums = host(be.gradient(G, self.M, self.bias, T, T0, L, s, r - discount[:, None], c, self.wl, -kappa / 4, first, on))
+        r = r - xp.asarray(discount)[:, None]
+        sums = host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, -kappa / 4, first, on))
         fixed = host((self.r * mu).sum(1) + (self.c * nu).sum(1)) + sums[:, BIAS]
         terms = {
             "linear": self.wl * sums[:, LIN],

@@ -254,7 +254,9 @@ def _start_mass(be: Any, G: Any, s: Scaling, on: np.ndarray) -> None:
         xp = be.xp
         logsums = be.column_logsums(G, s, on & fixed)
         valid = xp.arange(logsums.shape[1])[None] < s.size[:, 1:2]
-        total = xp.logaddexp.reduce(xp.where(valid, logsums, -np.inf), axis=1)
+        logsums = xp.where(valid, logsums, -np.inf)
+        top = logsums.max(axis=1)
+        total = top + xp.log(xp.exp(logsums - top[:, None]).sum(axis=1))
         s.h[:] = xp.where(xp.isnan(s.mass), 0.0, xp.log(s.mass) - total)
 
 
@@ -286,12 +288,12 @@ def _ascend(
         return ~((out[:, RES] <= target) & (out[:, VIOL] <= feasible))
 
     def image(which: np.ndarray) -> np.ndarray:
-        s.used[which] = 0  # mixing without a memory is the Sinkhorn step
+        s.used[be.xp.asarray(which)] = 0  # mixing without a memory is the Sinkhorn step
         be.anderson(s, none, which)
         return sweep(which)
 
     out, work = sweep(on), on.copy()
-    s.used[on] = 0
+    s.used[be.xp.asarray(on)] = 0
     for k in range(SWEEPS):
         work = work & (unfinished(out) | (k == 0))
         if not work.any():
