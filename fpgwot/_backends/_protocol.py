@@ -65,7 +65,7 @@ class Scaling:
     def __init__(self, xp: Any, dtype: Any, size: Any, p: Any, q: Any, mass: Any, eps: Any, tau: Any, cap: Any) -> None:
         (B, n), m = p.shape, q.shape[1]
         blocks = (n + ROWS - 1) // ROWS
-        self.size = size  # (B, 2) rows and columns in use
+        self.size = xp.asarray(size)  # (B, 2) rows and columns in use
         self.vals = xp.zeros((B, NUMBERS))
         self.rows = xp.zeros((B, ROW_VECTORS, n))
         self.cols = xp.zeros((B, COLUMN_VECTORS, m + 1))
@@ -73,11 +73,11 @@ class Scaling:
         self.hist = xp.zeros((B, 2, MEMORY + 1, m + 1))  # Anderson: images, and their residuals
         self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
         self.sums = xp.zeros((B, blocks, SUMS))
-        self.vals[:, EPS] = eps
+        self.vals[:, EPS] = xp.asarray(eps)
         for index, value in ((TAU1, tau[0]), (TAU2, tau[1]), (CAP1, cap[0]), (CAP2, cap[1])):
-            self.vals[:, index] = value
+            self.vals[:, index] = xp.asarray(value)
         self.rows[:, P], self.rows[:, LOG_P] = p, xp.log(xp.where(p > 0, p, 1.0))
-        self.cols[:, Q, :m], self.cols[:, LOG_Q, :m], self.cols[:, Q, m] = q, xp.log(xp.where(q > 0, q, 1.0)), mass
+        self.cols[:, Q, :m], self.cols[:, LOG_Q, :m], self.cols[:, Q, m] = q, xp.log(xp.where(q > 0, q, 1.0)), xp.asarray(mass)
 
     def __getattr__(self, name: str) -> Any:
         try:
