@@ -33,7 +33,9 @@ FLAVOURS = {
 }
 ORDERS = ("forward", "backward", "random")
 
-_SHARED = re.compile(r"(?<!\w)__shared__\s+((?:__align__\s*\(\s*\w+\s*\)\s+)?)([\w:<>,\s*]+?)\s*\b(\w+)\s*((?:\[[^\]]*\])*)\s*(;|,|=)")
+_SHARED = re.compile(
+    r"(?<!\w)__shared__\s+(?:__align__\s*\(\s*\w+\s*\)\s+)?([\w:<>,\s*]+?)\s*\b(\w+)\s*((?:\[[^\]]*\])*)\s*(;|,|=)"
+)
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\s*\(\s*\w+\s*\)\s+)?([\w:<>,\s*]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
 _BOUNDS = re.compile(r"__launch_bounds__\s*\(((?:[^()]|\([^()]*\))*)\)([^{;]*)\{")
 _KERNEL = re.compile(r'extern\s+"C"\s+EMU_GLOBAL[^;{}()]*?\b(\w+)\s*\(')
@@ -48,10 +50,11 @@ def translate(code: str) -> str:
     code = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(emu::block->dynamic);", code)
 
     def shared(match: re.Match[str]) -> str:
-        _, kind, name, extent, end = match.groups()
+        kind, name, extent, end = match.groups()
         if end != ";":
             raise EmulationError(f"one shared variable without initialiser to a declaration, please: {match.group(0)!r}")
-        return f"static const int emu_slot_{name} = emu::next_slot++; auto& {name} = emu::shared<{kind}{extent}>(emu_slot_{name});"
+        slot = f"emu_slot_{name}"
+        return f"static const int {slot} = emu::next_slot++; auto& {name} = emu::shared<{kind}{extent}>({slot});"
 
     code = _SHARED.sub(shared, code)
     return _BOUNDS.sub(r"\2{ emu::bound(\1);", code)
@@ -123,7 +126,8 @@ class Library:
         for i, name in enumerate(names):
             signature = getattr(self._lib, f"emu_signature_{i}")
             signature.restype = ctypes.c_char_p
-            self.kernels[name] = ctypes.cast(getattr(self._lib, f"emu_call_{i}"), ctypes.c_void_p), tuple(signature().decode().split())
+            call = ctypes.cast(getattr(self._lib, f"emu_call_{i}"), ctypes.c_void_p)
+            self.kernels[name] = call, tuple(signature().decode().split())
 
     def launch(
         self,

@@ -21,7 +21,7 @@ class CompileError(RuntimeError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a kernel takes of a multiprocessor: registers per thread, bytes spilled, bytes of stack and of static shared memory."""
+    """What a kernel takes: registers per thread, bytes spilled, bytes of stack and of static shared memory."""
 
     registers: int
     spilled: int

@@ -32,7 +32,7 @@ FAULTS = {
     "two barriers": ("  __syncthreads();", "  if (t < 32) __syncthreads(); else\n__syncthreads();"),
     "lane that has left": ("  v += 0", "  if (t == 40) return;\n  v += 0"),
     "lane outside the mask": ("0xffffffffu", "0x7fffffffu"),
-    "shuffle from outside the mask": ("__shfl_xor_sync(0xffffffffu, v, 1)", "(t % 32 < 16 ? __shfl_sync(0x0000ffffu, v, 16) : v)"),
+    "shuffle from outside the mask": ("__shfl_xor_sync(0xffffffffu, v, 1)", "(t % 32 < 16 ? __shfl_sync(0xffffu, v, 16) : v)"),
     "unwritten shared memory": ("  s[t] = x[at + t];", "  if (t != 5) s[t] = x[at + t];"),
     "too many threads": ("__launch_bounds__(64)", "__launch_bounds__(32)"),
 }
