@@ -6,7 +6,7 @@ import contextlib
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,7 +83,7 @@ def on_callers_stream(function: Function) -> Function:
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         with contextlib.ExitStack() as stack:
-            for x in (*args, *options.values()):
+            for x in _arrays((args, options)):
                 kind = array_kind(x)
                 if kind == "cupy":
                     stack.enter_context(x.device)
@@ -96,6 +96,15 @@ def on_callers_stream(function: Function) -> Function:
             return function(*args, **options)
 
     return call  # type: ignore[return-value]
+
+
+def _arrays(x: Any) -> Iterator[Any]:
+    """What lies in tuples, lists and dicts of arguments."""
+    if isinstance(x, (tuple, list, dict)):
+        for item in x.values() if isinstance(x, dict) else x:
+            yield from _arrays(item)
+    elif hasattr(x, "dtype"):
+        yield x
 
 
 def _place(x: Any) -> str:

@@ -182,6 +182,7 @@ def solve(
     return result
 
 
+@_dispatch.on_callers_stream
 def solve_batch(
     problems: Sequence[dict[str, Any]],
     *,
@@ -256,7 +257,8 @@ def solve_batch(
         weights = [
             np.full(s[side], 1 / s[side]) if w is None else np.asarray(be.host(take(w)), float) for w, s in zip(given, sizes, strict=True)
         ]
-        stacked[name] = _pad(weights, (width,), be)
+        padded = _pad(weights, (width,), be)
+        stacked[name] = padded if all(isinstance(x, np.ndarray) for x in stacked.values()) else be.xp.asarray(padded)
     for name in scalars:
         if problems[0].get(name) is not None:
             stacked[name] = np.array([x[name] for x in problems])

@@ -302,9 +302,23 @@ class Gpu:
 
 @cache
 def backend() -> Gpu:
-    """The backend on the real CuPy; an ImportError or RuntimeError says what is missing."""
-    import cupy
-
-    if not cupy.cuda.is_available():
-        raise RuntimeError("CuPy finds no CUDA device or no driver")
+    """The backend on the real CuPy; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise ImportError(f"CuPy is installed but cannot be imported ({error})") from error
+        raise ImportError(
+            "backend 'cupy' needs CuPy: pip install 'fpgwot[cuda12]' or 'fpgwot[cuda13]', whichever the driver supports"
+        ) from None
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
+        raise ImportError(f"CuPy is installed but cannot be imported ({error})") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        text = str(error).splitlines()[0]
+        what = "no CUDA driver, or one too old for this CuPy" if "Driver" in text else "no CUDA device"
+        raise RuntimeError(f"backend 'cupy' finds {what} ({text})") from error
+    if count == 0:
+        raise RuntimeError("backend 'cupy' finds no CUDA device")
     return Gpu(cupy)
