@@ -122,7 +122,7 @@ class Problem:
         r, c, s1, s2 = self.r, self.c, None, None
         rough, kappa = np.zeros(len(self.wq)), self.weight_of_cross
         if self.C1 is None:
-            G[xp.asarray(on)] = 0
+            G[xp.asarray(np.flatnonzero(on))] = 0
         else:
             self.cross(T, G, work, on)
             if self.loss == "square":

@@ -115,8 +115,9 @@ def make_problem(
         col = -eps[:, None] * np.log(np.where(qn > 0, qn, 1))
     else:
         row, col = np.broadcast_to((-eps * np.log(rank_one / scale))[:, None], pn.shape).copy(), np.zeros_like(qn)
+    pn, qn, row, col = (be.xp.asarray(x) for x in (pn, qn, row, col))
     problem = Problem(
-        be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, *(be.xp.asarray(x) for x in (pn, qn, row, col)),
+        be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col,
         marginals, cap, mass / scale, total / scale, loss,
         price=price, smoothness=None if gamma is None else gamma * scale,
     )  # fmt: skip

@@ -251,11 +251,14 @@ def solve_batch(
     stacked: dict[str, Any] = {}
     for name, shape in {"M": (n, k), "C1": (n, n), "C2": (k, k), "mask": (n, k)}.items():
         if problems[0].get(name) is not None:
-            stacked[name] = _pad([y if hasattr(y, "dtype") else np.asarray(y) for y in (take(x[name]) for x in problems)], shape, be)
+            stacked[name] = _pad(
+                [y if hasattr(y, "dtype") else np.asarray(y) for y in (take(x[name]) for x in problems)], shape, be
+            )
     for name, side, width in (("p", 0, n), ("q", 1, k)):
         given = [x.get(name) for x in problems]
         weights = [
-            np.full(s[side], 1 / s[side]) if w is None else np.asarray(be.host(take(w)), float) for w, s in zip(given, sizes, strict=True)
+            np.full(s[side], 1 / s[side]) if w is None else np.asarray(be.host(take(w)), float)
+            for w, s in zip(given, sizes, strict=True)
         ]
         padded = _pad(weights, (width,), be)
         stacked[name] = padded if all(isinstance(x, np.ndarray) for x in stacked.values()) else be.xp.asarray(padded)
@@ -329,6 +332,8 @@ def align(
     ------
     ValueError
         X and Y that are not matrices with the same number of columns; and as `solve`.
+    NotImplementedError
+        Features on a GPU.
 
     Examples
     --------
@@ -341,7 +346,12 @@ def align(
     """
     from scipy.spatial.distance import cdist
 
-    _, _, take, _ = _dispatch.resolve([X, Y], backend)
+    be, _, take, _ = _dispatch.resolve([X, Y], backend)
+    if be.xp is not np and any(isinstance(take(x), be.xp.ndarray) for x in (X, Y)):
+        raise NotImplementedError(
+            "align makes its costs on the host: pass features as NumPy arrays (backend='cupy' then solves on the GPU), "
+            "or make M on the GPU and call solve"
+        )
     A, B = (np.asarray(take(x), dtype=float) for x in (X, Y))
     for name, Z in (("X", A), ("Y", B)):
         if Z.ndim != 2:

@@ -150,12 +150,8 @@ class Gpu:
         high, out = self.cp.empty_like(s.part), self.cp.empty((B, m))
         state = s.rows, s.cols, s.vals, s.size, on
         file = "kernel.cu"
-        self._launch(
-            file, "column_logsums<{real}>", L, (B * blocks, chunks), threads, L, *state, high, s.part, blocks, n, m
-        )
-        self._launch(
-            file, "column_logsums_join<{real}>", L, (B, chunks), threads, high, s.part, *state, out, blocks, n, m
-        )
+        self._launch(file, "column_logsums<{real}>", L, (B * blocks, chunks), threads, L, *state, high, s.part, blocks, n, m)
+        self._launch(file, "column_logsums_join<{real}>", L, (B, chunks), threads, high, s.part, *state, out, blocks, n, m)
         return out
 
     def kernel(self, L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no-untyped-def]
@@ -183,7 +179,7 @@ class Gpu:
         kept = _source.COLUMNS["float" if dtype == np.float32 else "double"]
         return threads, min((x for x in kept if x >= need), default=0)
 
-    def _columns(self, name: str, like: Any, s: Scaling, *args: Any, on: np.ndarray) -> None:
+    def _columns(self, name: str, like: Any, s: Scaling, *args: Any) -> None:
         """A kernel with a thread for each column."""
         B, m = s.v.shape
         threads = self._round(m, 256)
@@ -192,7 +188,7 @@ class Gpu:
     def sweep(self, K: Any, s: Scaling, on: np.ndarray) -> None:
         B, n, m = K.shape
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
-        self._columns("column_factors<{real}>", K, s, *state, s.v, on, n, m, on=on)
+        self._columns("column_factors<{real}>", K, s, *state, s.v, on, n, m)
         threads, cols = self._shape(m, K.dtype)
         rest = s.v, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "sweep_rows<{real}, {cols}>", K, (B * blocks,), threads, K, *state, *rest, cols=cols)
@@ -210,7 +206,7 @@ class Gpu:
         B, n, m = K.shape
         folded, many = self.cp.empty((B, m + 1)), int(m > self.threads)
         if many:
-            self._columns("fold<{real}>", K, s, s.part, s.size, on, folded, s.part.shape[1], m, on=on)
+            self._columns("fold<{real}>", K, s, s.part, s.size, on, folded, s.part.shape[1], m)
         return folded, many
 
     def newton(self, K: Any, s: Scaling, on: np.ndarray) -> None:
@@ -218,14 +214,14 @@ class Gpu:
         blocks, state, threads = s.part.shape[1], (s.rows, s.cols, s.vals, s.size), self._round(m, 256)
         args = K, *state, s.v, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *args)
-        args = *state, s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
-        self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *args)
+        rest = s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
+        self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *state, *rest)
 
     def cg(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
         B, n, m = K.shape
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
         vd = self.cp.empty_like(s.v)
-        self._columns("direction_factors<{real}>", K, s, *state, s.v, vd, on, n, m, on=on)
+        self._columns("direction_factors<{real}>", K, s, *state, s.v, vd, on, n, m)
         threads, cols = self._shape(m, K.dtype)
         rest = vd, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "cg_rows<{real}, {cols}>", K, (B * blocks,), threads, K, *state, *rest, cols=cols)
