@@ -212,8 +212,8 @@ class Gpu:
     def newton(self, K: Any, s: Scaling, on: np.ndarray) -> None:
         B, n, m = K.shape
         blocks, state, threads = s.part.shape[1], (s.rows, s.cols, s.vals, s.size), self._round(m, 256)
-        args = K, *state, s.v, s.part, s.sums, on, blocks, n, m
-        self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *args)
+        rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
+        self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *rows)
         rest = s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
         self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *state, *rest)
 
