@@ -123,7 +123,14 @@ class Dense(Structure):
 
     def take(self, index: Any) -> Dense:
         """The structures of some problems of a batch; one that is shared by all stays as it is."""
-        return self if self.shape[0] == 1 else Dense(self.array[index])
+        return self if self.shape[0] == 1 else self._like(self.array[index])
+
+    def _like(self, array: Any) -> Dense:
+        """An array that is symmetric where this one is, without looking."""
+        out = object.__new__(Dense)
+        object.__setattr__(out, "array", array)
+        object.__setattr__(out, "is_symmetric", self.is_symmetric)
+        return out
 
     def _product(self, be: Any, X: Any, axis: int, transpose: bool, out: Any) -> Any:
         C = self.array.swapaxes(-1, -2) if transpose else self.array
@@ -131,7 +138,7 @@ class Dense(Structure):
 
     def square(self) -> Dense:
         """The operator of the elementwise square, C*C."""
-        return Dense(self.array * self.array)
+        return self._like(self.array * self.array)
 
     def to_dense(self) -> Any:
         """The array itself, (B, n, n)."""
