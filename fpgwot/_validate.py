@@ -432,7 +432,7 @@ def _reference(
         mask = xp.asarray(mask)
         if mask.dtype != bool or mask.shape not in ((n, k), (B, n, k)):
             raise ValueError(f"mask must be boolean, ({n}, {k}), True where a pair is allowed; got {mask.dtype} {mask.shape}")
-        bias = xp.where(mask if mask.ndim == 3 else mask[None], 0.0, FORBIDDEN).astype(dtype)
+        bias = (~(mask if mask.ndim == 3 else mask[None])).astype(dtype) * dtype(FORBIDDEN)
     if reference is None:
         return bias, constant, total
     if not (eps > 0).all():

@@ -190,16 +190,16 @@ class Gpu:
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
         self._columns("column_factors<{real}>", K, s, *state, s.v, on, n, m)
         threads, cols = self._shape(m, K.dtype)
-        rest = s.v, s.part, s.sums, on, blocks, n, m
-        self._launch("scaling.cu", "sweep_rows<{real}, {cols}>", K, (B * blocks,), threads, K, *state, *rest, cols=cols)
+        rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
+        self._launch("scaling.cu", "sweep_rows<{real}, {cols}>", K, (B * blocks,), threads, *rows, cols=cols)
         threads = self._round(m, 512 if m <= self.threads else 256)
         chunks = -(-m // threads)
         part_c = self.cp.empty((B, chunks, 4))
-        rest = s.v, s.part, s.sums, part_c, on, blocks, n, m
-        self._launch("scaling.cu", "sweep_columns<{real}>", K, (chunks, B), threads, *state, *rest)
+        columns = s.v, s.part, s.sums, part_c, on, blocks, n, m
+        self._launch("scaling.cu", "sweep_columns<{real}>", K, (chunks, B), threads, *state, *columns)
         if chunks > 1:
-            rest = s.sums, part_c, chunks, on, blocks, n, m
-            self._launch("scaling.cu", "sweep_numbers", K, (B,), self._round(256, 256), *state, *rest)
+            numbers = s.sums, part_c, chunks, on, blocks, n, m
+            self._launch("scaling.cu", "sweep_numbers", K, (B,), self._round(256, 256), *state, *numbers)
 
     def _fold(self, K: Any, s: Scaling, on: np.ndarray) -> tuple[Any, int]:
         """Room for a number a column, with the sums over blocks of rows in it where those are many; and whether they are."""
@@ -298,7 +298,7 @@ class Gpu:
 
 @cache
 def backend() -> Gpu:
-    """The backend on the real CuPy; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
+    """The backend on CuPy itself; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
     try:
         import cupy
     except ModuleNotFoundError as error:
