@@ -9,11 +9,12 @@ Every problem has been divided by its scale s (the smaller of its total weights)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ._backends._protocol import BIAS, CROSS, ENT, LIN, Scaling
+from ._backends._protocol import Scaling
 from .marginals import Marginals
 from .structure import Structure
 
@@ -63,7 +64,8 @@ class Problem:
         """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
         xp = self.be.xp
         P, Q = self.p.sum(1), self.q.sum(1)
-        mass = xp.where(xp.isnan(self.mass), xp.minimum(P, Q), self.mass)
+        mass = xp.asarray(self.mass)
+        mass = xp.where(xp.isnan(mass), xp.minimum(P, Q), mass)
         a = (self.p * (mass / (P * Q))[:, None]).astype(self.dtype)  # cast first: no n x m array in the larger type
         return a[:, :, None] * self.q.astype(self.dtype)[:, None, :]
 
@@ -75,78 +77,64 @@ class Problem:
     def squares(self, mu: Any, nu: Any) -> tuple[Any, Any]:
         """s1 = 1/2 (C1*C1 + its transpose) mu and s2 alike: the rank-one part of the energy."""
         be, out = self.be, []
-        for C2_, x in zip(self._squared(), (mu, nu), strict=True):
+        for C2_, x in zip(self._squared, (mu, nu), strict=True):
             out.append(C2_.matmul(be, x.astype(self.dtype)[:, :, None])[:, :, 0].astype(float))
         return out[0], out[1]
 
+    @cached_property
+    def _placed(self) -> tuple[Structure, Structure]:
+        """The structures where the backend computes."""
+        assert self.C1 is not None and self.C2 is not None
+        return self.C1.on(self.be, self.dtype), self.C2.on(self.be, self.dtype)
+
+    @cached_property
     def _squared(self) -> tuple[Structure, Structure]:
-        if "_sq" not in self.__dict__:  # frozen: a cache, not a field
-            assert self.C1 is not None and self.C2 is not None
-            object.__setattr__(self, "_sq", (self.C1.square().symmetrized(), self.C2.square().symmetrized()))
-        return self.__dict__["_sq"]  # type: ignore[no-any-return]
+        """Their elementwise squares, made symmetric."""
+        assert self.C1 is not None and self.C2 is not None
+        return tuple(C.square().symmetrized().on(self.be, self.dtype) for C in (self.C1, self.C2))  # type: ignore[return-value]
 
     def cross(self, T: Any, out: Any, work: Any, on: np.ndarray) -> None:
         """out <- A = C1 T C2', the mean with C1' T C2 where the structures are not symmetric; only where `on`."""
-        C1, C2 = self.C1, self.C2
-        assert C1 is not None and C2 is not None
+        C1, C2 = self._placed
         if not on.all():
-            index = np.flatnonzero(on)
+            index = self.be.xp.asarray(np.flatnonzero(on))
             part = self.be.xp.empty_like(T[index])
             _cross(self.be, C1.take(index), C2.take(index), T[index], part, work[: len(index)])
             out[index] = part
         else:
             _cross(self.be, C1, C2, T, out, work)
 
-    def gradient(self, T: Any, mu: Any, nu: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any) -> dict:
+    @property
+    def weight_of_cross(self) -> np.ndarray:
+        """Weight of A = C1 T C2' in the gradient; -1 where there is none, to carry the smoothness term."""
+        if self.C1 is None:
+            return np.full(len(self.wq), -1.0)
+        return np.asarray(-4 * self.wq if self.loss == "square" else 2 * self.wq)
+
+    def gradient(
+        self, T: Any, mu: Any, nu: Any, mu0: Any, nu0: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """G <- gradient at T of all but the entropy's log T and the KL prices.
 
-        Returns every term of F per problem, the sums of the primitive, and `smooth`, the part of F that G is the gradient of.
+        Returns the sums of the primitives `gradient`, `marginal_sums` and `roughness`: all that F needs.
         """
-        be, host = self.be, self.be.host
-        r, c, energy, rough = self.r, self.c, 0.0, 0.0
-        square = self.loss == "square"
-        kappa = -4 * self.wq if square else 2 * self.wq  # weight of A = C1 T C2' in the gradient
+        be, host, xp = self.be, self.be.host, self.be.xp
+        r, c, s1, s2 = self.r, self.c, None, None
+        rough, kappa = np.zeros(len(self.wq)), self.weight_of_cross
         if self.C1 is None:
-            G[self.be.xp.asarray(on)] = 0
-            kappa = np.full(len(kappa), -1.0)
+            G[xp.asarray(on)] = 0
         else:
             self.cross(T, G, work, on)
-            if square:
+            if self.loss == "square":
                 s1, s2 = self.squares(mu, nu)
-                w = 2 * self.wq[:, None]
+                w = xp.asarray(2 * self.wq)[:, None]
                 r, c = r + w * s1, c + w * s2
-                energy = host((s1 * mu).sum(1) + (s2 * nu).sum(1))
         if self.smoothness is not None:  # its gradient goes in with A
-            rough = host(be.roughness(T, G, self.smoothness / kappa, self.size, on))
-        mass = host(mu.sum(1))
-        discount = np.zeros(len(mass)) if self.price is None else 2 * self.price
-        sums = host(be.gradient(G, self.M, self.bias, T, T0, L, s, r - discount[:, None], c, self.wl, -kappa / 4, first, on))
-        fixed = host((self.r * mu).sum(1) + (self.c * nu).sum(1)) + sums[:, BIAS]
-        terms = {
-            "linear": self.wl * sums[:, LIN],
-            "quad": np.zeros(len(mass)),
-            "reg": self.eps * (sums[:, ENT] - mass + self.reference_mass) + fixed,
-            "marginal": self.marginal_price(host(mu), host(nu)),
-        }
-        if self.is_quadratic:
-            smooth_weight = 0.0 if self.smoothness is None else self.smoothness
-            cross = sums[:, CROSS] - smooth_weight / kappa * rough  # <A, T>: what was added to A is taken out again
-            bent = 0.0 if self.C1 is None else self.wq * (energy - 2 * cross if square else cross)
-            terms["quad"] = bent + smooth_weight * rough / 2
-        smooth = terms["linear"] + terms["quad"] + fixed - discount * mass
-        convex = terms["marginal"].copy()
+            rough = host(be.roughness(T, G, self.smoothness / kappa, s.size, on))
+        along = host(be.marginal_sums(mu, nu, mu0, nu0, s1, s2, self.r, self.c, s))
         if self.price is not None:
-            terms["marginal"] += self.price * (host(self.p.sum(1) + self.q.sum(1)) - 2 * mass)
-        return {"terms": terms, "sums": sums, "smooth": smooth, "convex": convex}
-
-    def marginal_price(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
-        """tau1 KL(mu || p) + tau2 KL(nu || q) of the soft sides."""
-        price = np.zeros(len(mu))
-        for tau, x, weight in zip(self.marginals.tau, (mu, nu), (self.be.host(self.p), self.be.host(self.q)), strict=True):
-            if 0 < tau < np.inf:
-                ratio = np.log(np.maximum(x, 1e-300)) - np.log(np.where(weight > 0, weight, 1))
-                price += tau * np.where(weight > 0, x * ratio - x + weight, 0).sum(1)
-        return price
+            r = r - xp.asarray(2 * self.price)[:, None]
+        return host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, -kappa / 4, first, on)), along, rough
 
 
 def _cross(be: Any, C1: Structure, C2: Structure, T: Any, out: Any, work: Any) -> None:

@@ -75,12 +75,12 @@ ALLOWED = {
 }
 for _name in TREES:
     if _name.startswith("_solvers/"):
-        ALLOWED[_name] = ("_problem", "result", "marginals", "structure", "_backends._protocol", "_solvers")
+        ALLOWED[_name] = ("_problem", "result", "marginals", "structure", "_backends._protocol", "_backends.inner", "_solvers")
     elif _name.startswith("_backends/") and _name.count("/") == 1:
         ALLOWED[_name] = ("_backends",)
     elif _name.startswith("_backends/"):  # a backend sees the protocol and what stands beside it, never another backend
         _own = "_backends." + _name.split("/")[1]
-        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.network_simplex")
+        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner", "_backends.network_simplex")
 
 # Who may import a heavy or optional library at all; `_info` tells their versions
 HEAVY = {

@@ -16,6 +16,7 @@ The scaling problem, in units of reg (so a potential here is a potential in cost
 ==================  ==================================================================================================
 matmul              stacked matrix products
 gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs
+marginal_sums       TOTAL ... LACK from vectors only
 roughness           G += weight (L T + T L'), path Laplacians L, and <T, L T + T L'>
 spread              mean over rows of (row mean - row minimum) of G: sets the first eps of the annealing
 column_logsums      log sum_i exp(f_i + g_j + h - L_ij/eps), safe at any eps
@@ -26,6 +27,8 @@ newton              one read of K: right-hand side, free set and diagonal precon
 cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system
 trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
+compiled            what makes plain code on host numbers fast: Numba's compiler, or nothing
+ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`
 lp_candidates,      arc sets of the exact solver's sparse linear program and its dual certificate (CPU only)
 lp_violated
 ==================  ==================================================================================================
@@ -50,6 +53,11 @@ COLUMN_VECTORS = 14
 # <T-T0, log T - log T0>, KL(T0 || T)
 LIN, BIAS, CROSS, ENT, FIXED, BEND, BREG, KL = range(8)
 SUMS = 8
+# Sums that `marginal_sums` returns, mu and nu the marginals of T: mass; what the reference plan costs, <r,mu> + <c,nu>;
+# <s1,mu> + <s2,nu>; KL prices of the marginals; their Bregman divergences from those of T0, symmetrised and forward; and
+# <g, q - nu> + h (m - mass): what F lacks, to first order and in units of eps, because the marginals are not met yet
+TOTAL, REFERENCE, SQUARES, PRICE, BOTH, FORWARD, LACK = range(7)
+MARGINAL_SUMS = 7
 
 FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29  # cost of a forbidden pair; anything from the second number on is one
 ROWS = 32  # rows of a work item

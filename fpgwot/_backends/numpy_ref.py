@@ -5,12 +5,14 @@ Public as backend="numpy". It loops over the problems of a batch and allocates f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from . import _protocol as ix
+from . import inner
 from ._protocol import BEND, BIAS, BREG, CROSS, DRIFT, ENT, FIXED, FORBIDDEN_FROM, KL, LIN, MEMORY, STEP, SUMS, Scaling
 from .network_simplex import sparse_lp  # noqa: F401
 from .numpy_lp import (  # noqa: F401
@@ -34,6 +36,11 @@ xp = np
 matmul = np.matmul
 host = np.asarray
 TINY = 1e-300
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Plain code over the numbers of each problem, left to the interpreter."""
+    return function
 
 
 def _problems(s: Scaling, on: np.ndarray) -> Iterator[tuple[int, slice, slice]]:
@@ -77,6 +84,29 @@ def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.nd
             o[BEND] = np.sum((A[b, i, j] - L[b, i, j]) * d)
             o[BREG] = np.sum(d * np.where(d != 0, ratio, 0))
             o[KL] = np.sum(t - t0 - t0 * np.where(t0 > 0, ratio, 0))
+    return out
+
+
+def marginal_sums(mu, nu, mu0, nu0, s1, s2, r, c, s: Scaling) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """The sums TOTAL ... LACK of `_protocol` over the marginals of T and T0."""
+    out = np.zeros((len(mu), ix.MARGINAL_SUMS))
+    for b, i, j in _problems(s, np.ones(len(mu), bool)):
+        o, lack = out[b], s.cols[b, ix.GRAD, j]
+        o[ix.TOTAL] = mu[b, i].sum()
+        o[ix.REFERENCE] = r[b, i] @ mu[b, i] + c[b, j] @ nu[b, j]
+        o[ix.SQUARES] = 0.0 if s1 is None else s1[b, i] @ mu[b, i] + s2[b, j] @ nu[b, j]
+        sides = ((mu[b, i], mu0[b, i], s.rows[b, ix.P, i], ix.TAU1), (nu[b, j], nu0[b, j], s.cols[b, ix.Q, j], ix.TAU2))
+        for x, x0, weight, which in sides:
+            tau = s.vals[b, which]
+            if 0 < tau < np.inf:
+                log_x, log_0, log_w = (np.log(np.maximum(z, TINY)) for z in (x, x0, weight))
+                o[ix.PRICE] += tau * np.sum(x * (log_x - log_w) - x + weight)
+                o[ix.BOTH] += tau * np.sum((x - x0) * (log_x - log_0))
+                o[ix.FORWARD] += tau * np.sum(x - x0 - x0 * (log_x - log_0))
+        if np.isinf(s.vals[b, ix.TAU2]):
+            o[ix.LACK] = s.cols[b, ix.G, j] @ lack
+        if np.isfinite(s.cols[b, ix.Q, -1]):
+            o[ix.LACK] += s.cols[b, ix.G, -1] * s.cols[b, ix.GRAD, -1]
     return out
 
 
@@ -279,3 +309,6 @@ def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
         s.cols[b, ix.G, j] += s.cols[b, ix.Y, j]
         s.cols[b, ix.G, -1] += s.cols[b, ix.Y, -1]
         s.cols[b, ix.Y], s.rows[b, ix.LU] = 0.0, 0.0
+
+
+ascend = inner.interpreted(sys.modules[__name__])

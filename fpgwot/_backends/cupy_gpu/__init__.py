@@ -8,12 +8,14 @@ The linear programs of the exact solver are not here: that solver copies its pro
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from .._protocol import ROWS, SUMS, Scaling
+from .. import inner
+from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from . import _source
 
 THREADS = 512  # most threads of a block
@@ -38,6 +40,7 @@ class Gpu:
 
     def __init__(self, cp: Any, threads: int = THREADS) -> None:
         self.cp, self.xp, self.threads = cp, cp, threads
+        self.ascend = inner.interpreted(self)
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
 
@@ -58,6 +61,11 @@ class Gpu:
                 self._kept.clear()
             self._kept[key] = self.cp.asarray(x)
         return self._kept[key]
+
+    @staticmethod
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Plain code over the numbers of each problem, left to the interpreter."""
+        return function
 
     def matmul(self, A: Any, B: Any, out: Any = None) -> Any:
         """Stacked matrix products by cuBLAS."""
@@ -106,6 +114,14 @@ class Gpu:
             A, *layers[0], *layers[1], T, T0, L, s.rows, s.cols, s.vals, r, c, wl, wq, first, s.size, on, s.sums, blocks, n, m,
         )  # fmt: skip
         self._launch("gradient.cu", "gradient_sums", A, (B,), 256, s.sums, blocks, out)
+        return out
+
+    def marginal_sums(self, mu, nu, mu0, nu0, s1, s2, r, c, s: Scaling) -> Any:  # type: ignore[no-untyped-def]
+        (B, n), m = mu.shape, nu.shape[1]
+        out = self.cp.empty((B, MARGINAL_SUMS))
+        squares = (mu, nu, 0) if s1 is None else (s1, s2, 1)
+        args = mu, nu, mu0, nu0, *squares, r, c, s.rows, s.cols, s.vals, s.size, out, n, m
+        self._launch("columns.cu", "marginal_sums", s.v, (B,), self._round(max(n, m), 256), *args)
         return out
 
     def roughness(self, T: Any, G: Any, weight: Any, size: Any, on: np.ndarray) -> Any:
@@ -286,9 +302,23 @@ class Gpu:
 
 @cache
 def backend() -> Gpu:
-    """The backend on the real CuPy; an ImportError or RuntimeError says what is missing."""
-    import cupy
-
-    if not cupy.cuda.is_available():
-        raise RuntimeError("CuPy finds no CUDA device or no driver")
+    """The backend on the real CuPy; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise ImportError(f"CuPy is installed but cannot be imported ({error})") from error
+        raise ImportError(
+            "backend 'cupy' needs CuPy: pip install 'fpgwot[cuda12]' or 'fpgwot[cuda13]', whichever the driver supports"
+        ) from None
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
+        raise ImportError(f"CuPy is installed but cannot be imported ({error})") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        text = str(error).splitlines()[0]
+        what = "no CUDA driver, or one too old for this CuPy" if "Driver" in text else "no CUDA device"
+        raise RuntimeError(f"backend 'cupy' finds {what} ({text})") from error
+    if count == 0:
+        raise RuntimeError("backend 'cupy' finds no CUDA device")
     return Gpu(cupy)

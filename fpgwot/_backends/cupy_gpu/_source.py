@@ -36,7 +36,7 @@ KERNELS = {
         "cg_rows<{real}, {cols}>": 128,
         "cg_columns<{real}>": 96,
     },
-    "columns.cu": {"anderson": 200, "trial": 64},
+    "columns.cu": {"anderson": 200, "trial": 64, "marginal_sums": 96},
     "structured.cu": {
         "scan_segments<{real}, {kind}, {axis}>": 96,
         "scan_segments<{real}, Total, {axis}>": 96,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 
-from .._protocol import ROWS, SUMS, Scaling
+from .. import inner
+from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from ..network_simplex import sparse_lp  # noqa: F401
+from . import loop as _loop
 from . import scaling as _k
+from ._jit import jit as compiled  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,
     fgw_gradient,
@@ -27,6 +33,7 @@ name = "numba"
 xp = np
 matmul = np.matmul
 host = np.asarray
+LARGE = 1_000_000  # entries from which the inner loop is left to the interpreter: it costs nothing there, and can be interrupted
 
 
 def _work(K: np.ndarray, on: np.ndarray) -> int:
@@ -37,6 +44,12 @@ def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.nd
     out = np.empty((len(A), SUMS))
     work = 8 * _work(A, on)
     _k.gradient(work, A, M, bias, T, T0, L, s.rows, s.cols, s.vals, r, c, wl, wq, first, s.size, on, s.sums, out)
+    return out
+
+
+def marginal_sums(mu, nu, mu0, nu0, s1, s2, r, c, s: Scaling) -> np.ndarray:  # type: ignore[no-untyped-def]
+    out = np.empty((len(mu), MARGINAL_SUMS))
+    _k.marginal_sums(mu, nu, mu0, nu0, s1, s2, r, c, s.rows, s.cols, s.vals, s.size, out)
     return out
 
 
@@ -85,3 +98,15 @@ def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
 
 def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
     _k.plan(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, on)
+
+
+def ascend(K: np.ndarray, s: Scaling, target: Any, feasible: Any, steps: int, slack: float, on: np.ndarray) -> np.ndarray:
+    busy, entries = int(np.count_nonzero(on)), K.shape[1] * K.shape[2]
+    if entries > LARGE:
+        return np.asarray(_interpreted(K, s, target, feasible, steps, slack, on))
+    state = s.rows, s.cols, s.vals, s.size, s.v, s.hist, s.part, s.sums
+    run = _loop.problems if busy > 1 else _loop.alone
+    return np.asarray(run(busy * entries, K, *state, target, feasible, steps, slack, on))
+
+
+_interpreted = inner.interpreted(sys.modules[__name__])

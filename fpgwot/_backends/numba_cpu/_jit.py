@@ -7,14 +7,17 @@ thread's call (not every Numba threading layer may be entered twice), and in a f
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
-import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numba import get_num_threads, njit
+
+from ..inner import bound
 
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # not "nnan"/"ninf": infinite caps and prices are meant
 
@@ -31,7 +34,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _version_of_sources() -> str:
+    """Numba's cache looks at the file of a function only; this tells apart kernels whose helpers in other files differ."""
+    here = Path(__file__).parent
+    files = [*sorted(here.glob("*.py")), here.parent / "inner.py", here.parent / "_protocol.py"]
+    return hashlib.sha1(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
+_SOURCES = _version_of_sources()
+
+
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    function.__qualname__ += "_" + _SOURCES
     try:
         return njit(fastmath=FASTMATH, nogil=True, error_model="numpy", cache=True, **options)(function)
     except RuntimeError:  # Numba found no folder to write to: compile in each process
@@ -55,14 +69,9 @@ class Kernel:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
-        self.serial = _compile(function)
         # Numba's cache is keyed by name and does not know the options: the two forms need two names
-        twin = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__ + "_parallel", function.__defaults__, function.__closure__
-        )
-        twin.__qualname__ = function.__qualname__ + "_parallel"
-        twin.__module__ = function.__module__
-        self.parallel = _compile(twin, parallel=True)
+        twin = bound(function, "_parallel")
+        self.serial, self.parallel = _compile(function), _compile(twin, parallel=True)
         self._cost = [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
         self._wait, self._patience = 0, self.PATIENCE
 
@@ -74,11 +83,16 @@ class Kernel:
             return self.serial(*args)
         start = time.perf_counter()
         try:
-            return (self.parallel if form else self.serial)(*args)
+            result = (self.parallel if form else self.serial)(*args)
         finally:
             if form:
                 _entered.release()
-            self._record(form, (time.perf_counter() - start) / work)
+        self._record(form, (time.perf_counter() - start) / (work * self._units(result)))
+        return result
+
+    def _units(self, result: Any) -> float:
+        """How often the work was done in a call; 1 but for loops."""
+        return 1.0
 
     def _choose(self) -> int:
         serial, parallel = self._cost

@@ -81,6 +81,45 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
             out[b] += part[b, block]
 
 
+@jit
+def _side(x, x0, weight, n, tau, out):  # type: ignore[no-untyped-def]
+    """KL price of a marginal, and its Bregman divergences."""
+    for i in range(n):
+        log_x, log_0 = np.log(max(x[i], 1e-300)), np.log(max(x0[i], 1e-300))
+        out[ix.PRICE] += tau * (x[i] * (log_x - np.log(max(weight[i], 1e-300))) - x[i] + weight[i])
+        out[ix.BOTH] += tau * (x[i] - x0[i]) * (log_x - log_0)
+        out[ix.FORWARD] += tau * (x[i] - x0[i] - x0[i] * (log_x - log_0))
+
+
+@jit
+def marginal_sums(mu, nu, mu0, nu0, s1, s2, r, c, R, C, S, size, out):  # type: ignore[no-untyped-def]
+    """The sums TOTAL ... LACK of `_protocol` over the marginals of T and T0."""
+    m = C.shape[2] - 1
+    for b in range(len(mu)):
+        nb, mb = size[b]
+        mass = reference = squares = lack = 0.0
+        for i in range(nb):
+            mass += mu[b, i]
+            reference += r[b, i] * mu[b, i]
+        for j in range(mb):
+            reference += c[b, j] * nu[b, j]
+            lack += C[b, ix.G, j] * C[b, ix.GRAD, j]
+        if s1 is not None:
+            for i in range(nb):
+                squares += s1[b, i] * mu[b, i]
+            for j in range(mb):
+                squares += s2[b, j] * nu[b, j]
+        out[b] = 0.0
+        out[b, ix.TOTAL], out[b, ix.REFERENCE], out[b, ix.SQUARES] = mass, reference, squares
+        out[b, ix.LACK] = lack if S[b, ix.TAU2] == np.inf else 0.0
+        if C[b, ix.Q, m] == C[b, ix.Q, m]:
+            out[b, ix.LACK] += C[b, ix.G, m] * C[b, ix.GRAD, m]
+        if 0 < S[b, ix.TAU1] < np.inf:
+            _side(mu[b], mu0[b], R[b, ix.P], nb, S[b, ix.TAU1], out[b])
+        if 0 < S[b, ix.TAU2] < np.inf:
+            _side(nu[b], nu0[b], C[b, ix.Q], mb, S[b, ix.TAU2], out[b])
+
+
 @kernel
 def roughness(T, G, weight, size, on, part, out):  # type: ignore[no-untyped-def]
     """G += weight (L T + T L') with the Laplacians L of the paths through rows and columns; <T, L T + T L'> per problem."""
