@@ -17,7 +17,7 @@ COLUMNS = {"float": (1, 2, 4, 8, 16, 0), "double": (1, 2, 4, 8, 0)}  # columns o
 # Kernels of each file, with the most registers a thread may take on any architecture. {real}, {cols}, {kind}, {axis}: one
 # kernel for each type, number of columns, kind of scan and direction
 KERNELS = {
-    "gradient.cu": {"gradient<{real}>": 128, "gradient_sums": 64, "roughness<{real}>": 64, "spread<{real}>": 64, "block_sums": 40},
+    "gradient.cu": {"gradient<{real}>": 128, "gradient_sums": 64, "roughness<{real}>": 96, "spread<{real}>": 64, "block_sums": 40},
     "kernel.cu": {
         "column_logsums<{real}>": 64,
         "column_logsums_join<{real}>": 64,
@@ -34,7 +34,7 @@ KERNELS = {
         "newton_columns<{real}>": 96,
         "direction_factors<{real}>": 40,
         "cg_rows<{real}, {cols}>": 128,
-        "cg_columns<{real}>": 96,
+        "cg_columns<{real}>": 128,
     },
     "columns.cu": {"anderson": 200, "trial": 64, "marginal_sums": 96},
     "structured.cu": {
