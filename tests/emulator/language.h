@@ -1,8 +1,5 @@
 // What CUDA C++ adds to C++, and NVRTC's built-in functions that the kernels may use.
-#define __global__ EMU_GLOBAL
-#ifndef EMU_GLOBAL
-#define EMU_GLOBAL
-#endif
+#define __global__
 #define __device__
 #define __host__
 #define __constant__ static const

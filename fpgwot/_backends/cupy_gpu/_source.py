@@ -20,7 +20,7 @@ KERNELS = {
     "gradient.cu": {
         "gradient<{real}>": 128,
         "gradient_sums": 64,
-        "roughness<{real}>": 64,
+        "roughness<{real}>": 96,
         "spread<{real}>": 64,
         "block_sums": 40,
     },
@@ -40,7 +40,7 @@ KERNELS = {
         "newton_columns<{real}>": 96,
         "direction_factors<{real}>": 40,
         "cg_rows<{real}, {cols}>": 128,
-        "cg_columns<{real}>": 96,
+        "cg_columns<{real}>": 128,
     },
     "columns.cu": {"anderson": 200, "trial": 64, "marginal_sums": 96},
     "structured.cu": {

@@ -23,7 +23,7 @@ column_logsums(const real* L, double* R, double* C, double* S, const i64* size, 
 }
 
 template <typename real>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 1)
 column_logsums_join(const real* high, const real* total, double* R, double* C, double* S, const i64* size, const bool* on,
                     double* out, i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x, j = (i64)blockIdx.y * blockDim.x + threadIdx.x;

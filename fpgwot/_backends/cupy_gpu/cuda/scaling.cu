@@ -108,7 +108,7 @@ template <typename real> struct RowUpdate {
 };
 
 template <typename real, int COLS>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
 sweep_rows(const real* K, double* R, double* C, double* S, const i64* size, const real* v, real* part, double* part_s,
            const bool* on, i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x / blocks, item = blockIdx.x, i0 = (blockIdx.x % blocks) * (i64)ix::ROWS, i1 = min(i0 + ix::ROWS, size[2 * b]);
@@ -323,7 +323,7 @@ template <typename real> struct RowProduct {
 };
 
 template <typename real, int COLS>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
 cg_rows(const real* K, double* R, double* C, double* S, const i64* size, const real* vd, real* part, double* part_s, const bool* on,
         i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x / blocks, item = blockIdx.x, i0 = (blockIdx.x % blocks) * (i64)ix::ROWS, i1 = min(i0 + ix::ROWS, size[2 * b]);
@@ -338,7 +338,7 @@ cg_rows(const real* K, double* R, double* C, double* S, const i64* size, const r
 
 // Columns of a cg step; one thread block a problem. `folded` (B, m + 1) takes the product of the system with the direction.
 template <typename real>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
 cg_columns(double* R, double* C, double* S, const i64* size, const real* v, const real* part, const double* part_s, double* folded,
            i64 is_folded, double stop, const bool* on, i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x, mb = size[2 * b + 1];
