@@ -1,16 +1,20 @@
-"""The caller's array kind picks the backend; arrays go in and out as what they came in as."""
+"""The caller's array kind picks the backend; arrays go in and out as what they came in as, on the device that they are on."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
 BACKENDS = ("auto", "numba", "numpy", "cupy")
-_MODULES = {"numba": "numba_cpu", "numpy": "numpy_ref"}
+_MODULES = {"numba": "numba_cpu", "numpy": "numpy_ref", "cupy": "cupy_gpu"}
+Route = tuple[Any, str, Callable[[Any], Any], Callable[[Any], Any]]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def array_kind(a: Any) -> str:
@@ -19,28 +23,97 @@ def array_kind(a: Any) -> str:
     return root if root in ("torch", "cupy") and root in sys.modules else "numpy"
 
 
-def resolve(arrays: list[Any], backend: str) -> tuple[Any, str, Callable[[Any], Any], Callable[[Any], Any]]:
-    """Backend module, device, a function that takes arrays in and one that hands arrays back."""
-    if backend not in BACKENDS:
+def resolve(arrays: list[Any], backend: Any) -> Route:
+    """Backend, device, a function that takes arrays in and one that hands arrays back.
+
+    `backend` is a name, or an object with the primitives of `_backends/_protocol.py`.
+    """
+    name = backend if isinstance(backend, str) else backend.name
+    if name not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {BACKENDS}")
-    kinds = {array_kind(a) for a in arrays if a is not None and not np.isscalar(a) and hasattr(a, "dtype")}
+    own = () if isinstance(backend, str) or backend.xp is np else backend.xp.ndarray
+    given = [a for a in arrays if a is not None and not np.isscalar(a) and hasattr(a, "dtype")]
+    kinds = {"cupy" if isinstance(a, own) else array_kind(a) for a in given}
     if len(kinds) > 1:
         raise TypeError(f"arrays of different kinds in one call: {sorted(kinds)}; convert them to one")
     kind = kinds.pop() if kinds else "numpy"
-    cuda = kind == "torch" and any(getattr(a, "is_cuda", False) for a in arrays)
-    if backend == "cupy" or kind == "cupy" or cuda:
-        raise NotImplementedError("the CuPy backend is planned, not done: pass NumPy arrays or torch CPU tensors")
-    module = load_backend("numba" if backend == "auto" else backend)
+    places = {_place(a) for a in given} if kind == "torch" else set()
+    if len(places) > 1:
+        raise TypeError(f"tensors on different devices in one call: {sorted(places)}; move them to one")
+    on_gpu = kind == "cupy" or any(x != "cpu" for x in places)
+    if any(not x.startswith(("cpu", "cuda")) for x in places):
+        raise TypeError(f"tensors on {places.pop()}: the backends compute on the CPU and on CUDA devices")
+    if on_gpu and name in ("numba", "numpy"):
+        raise TypeError(f"arrays on a GPU and backend={name!r}: copy them to the host first, or leave the backend to 'auto'")
+    if not isinstance(backend, str):
+        module = backend
+    else:
+        module = load_backend("cupy" if on_gpu else "numba" if name == "auto" else name)
+    device = "cpu" if module.xp is np else f"cuda:{module.xp.cuda.Device().id}"
     if kind == "torch":
         torch = sys.modules["torch"]
-        return module, "cpu", _from_torch, lambda x: torch.from_numpy(np.ascontiguousarray(x))
-    return module, "cpu", lambda x: x, lambda x: x
+        if on_gpu:
+            return module, device, lambda x: _to_cupy(module, x), lambda x: torch.from_dlpack(module.xp.ascontiguousarray(x))
+        return module, device, _from_torch, lambda x: torch.from_numpy(np.ascontiguousarray(module.host(x)))
+    if kind == "numpy" and module.xp is not np:  # the caller asked for the GPU by name
+        return module, device, lambda x: x, module.host
+    return module, device, lambda x: x, lambda x: x
+
+
+def on_host(route: Route) -> Route:
+    """The same call on the CPU: for the exact solver, whose linear programs are not on the GPU."""
+    be, _, take, give = route
+
+    def fetch(x: Any) -> Any:
+        x = take(x)
+        return be.host(x) if isinstance(x, be.xp.ndarray) else x
+
+    return load_backend("numba"), "cpu", fetch, (lambda x: x) if give == be.host else lambda x: give(be.xp.asarray(x))
 
 
 def load_backend(name: str) -> Any:
-    """The module of a backend, imported when it is first needed."""
-    return importlib.import_module(f"._backends.{_MODULES[name]}", __package__)
+    """The backend of that name, imported when it is first needed; an error says what a GPU lacks."""
+    module = importlib.import_module(f"._backends.{_MODULES[name]}", __package__)
+    return module.backend() if name == "cupy" else module
+
+
+def on_callers_stream(function: Function) -> Function:
+    """Run a public function on the device of its CUDA arrays, and on torch's current stream where they are tensors."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            for x in _arrays((args, options)):
+                kind = array_kind(x)
+                if kind == "cupy":
+                    stack.enter_context(x.device)
+                    break
+                if kind == "torch" and _place(x).startswith("cuda"):
+                    cp, stream = load_backend("cupy").xp, sys.modules["torch"].cuda.current_stream(x.device)
+                    stack.enter_context(cp.cuda.Device(x.device.index))
+                    stack.enter_context(cp.cuda.ExternalStream(stream.cuda_stream))
+                    break
+            return function(*args, **options)
+
+    return call  # type: ignore[return-value]
+
+
+def _arrays(x: Any) -> Iterator[Any]:
+    """What lies in tuples, lists and dicts of arguments."""
+    if isinstance(x, (tuple, list, dict)):
+        for item in x.values() if isinstance(x, dict) else x:
+            yield from _arrays(item)
+    elif hasattr(x, "dtype"):
+        yield x
+
+
+def _place(x: Any) -> str:
+    return str(x.device) if hasattr(x, "device") else "cpu"
 
 
 def _from_torch(x: Any) -> Any:
     return x.detach().numpy() if hasattr(x, "detach") else x
+
+
+def _to_cupy(module: Any, x: Any) -> Any:
+    return module.xp.from_dlpack(x.detach().contiguous()) if hasattr(x, "detach") else x

@@ -22,19 +22,20 @@ def result_of(
     prep: Prepared, out: Outcome, method: str, device: str, give: Callable[[Any], Any], starts: Any, seed: Any
 ) -> Result:
     """The result of a call; the values are those of the plan it holds, `converged` only where its certificate holds."""
-    problem, s, (_, n, k) = prep.problem, prep.scale, prep.full
+    problem, s, (_, n, k), xp = prep.problem, prep.scale, prep.full, prep.problem.be.xp
     dtype, rows, cols = problem.dtype, prep.rows, prep.cols
-    scaled = out.plan if (s == 1).all() else out.plan * s[:, None, None].astype(dtype)
+    scaled = out.plan if (s == 1).all() else out.plan * xp.asarray(s.astype(dtype))[:, None, None]
     plan = _spread(prep, scaled, (rows, cols), (n, k), 0.0)
     gradient = out.gradient
     if (s != 1).any() and (problem.eps > 0).any():  # the reference plan is Q/s inside
-        gradient = gradient - (problem.eps * np.log(s)).astype(dtype)[:, None, None]
+        gradient = gradient - xp.asarray((problem.eps * np.log(s)).astype(dtype))[:, None, None]
     gradient = _spread(prep, gradient, (rows, cols), (n, k), np.inf)
     f = _spread(prep, out.potentials[0], (rows,), (n,), -np.inf, side=0)
     g = _spread(prep, out.potentials[1], (cols,), (k,), -np.inf, side=1)
     a, c = plan.sum(2, dtype=float), plan.sum(1, dtype=float)
-    mass = a.sum(1)
-    marginal, mass_error = _violations(prep, a, c, mass)
+    host_a, host_c = problem.be.host(a), problem.be.host(c)
+    mass = host_a.sum(1)
+    marginal, mass_error = _violations(prep, host_a, host_c, mass)
     terms = {key: value * s for key, value in out.terms.items()}
     feasible = marginal <= FEASIBLE[dtype.itemsize]
     status = [Status.STALLED if x is Status.CONVERGED and not ok else x for x, ok in zip(out.status, feasible, strict=True)]
@@ -72,8 +73,8 @@ def trimmed(result: Result, n: int, k: int, give: Callable[[Any], Any]) -> Resul
     (f, g, h), (p, q) = result.potentials, result.weights
     cut = replace(
         result,
-        plan=np.ascontiguousarray(result.plan[:n, :k]),
-        gradient=np.ascontiguousarray(result.gradient[:n, :k]),
+        plan=result.plan[:n, :k].copy(),
+        gradient=result.gradient[:n, :k].copy(),
         marginal_a=result.marginal_a[:n],
         marginal_b=result.marginal_b[:k],
         potentials=(f[:n], g[:k], h),
@@ -118,15 +119,17 @@ def _given(result: Result, give: Callable[[Any], Any]) -> Result:
     )
 
 
-def _spread(prep: Prepared, x: np.ndarray, orders: tuple[Any, ...], shape: tuple[int, ...], fill: float, side: int = 0) -> Any:
+def _spread(prep: Prepared, x: Any, orders: tuple[Any, ...], shape: tuple[int, ...], fill: float, side: int = 0) -> Any:
     """Entries of the points in use at their places in the caller's order; `fill` at the points without weight."""
     size = prep.problem.size[:, side : side + len(shape)]
     if all(o is None for o in orders) and x.shape[1:] == shape and (size == shape).all():
         return x
-    full = np.full((len(x), *shape), fill, x.dtype)
+    xp = prep.problem.be.xp
+    full = xp.full((len(x), *shape), fill, x.dtype)
     for b, lengths in enumerate(size):
-        index = [np.arange(k) if o is None else o[b][:k] for o, k in zip(orders, lengths, strict=True)]
-        full[b][np.ix_(*index)] = x[b][tuple(slice(k) for k in lengths)]
+        index = [xp.asarray(np.arange(k) if o is None else o[b][:k]) for o, k in zip(orders, lengths, strict=True)]
+        at = (index[0][:, None], index[1]) if len(index) == 2 else (index[0],)
+        full[b][at] = x[b][tuple(slice(int(k)) for k in lengths)]
     return full
 
 

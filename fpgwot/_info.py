@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ._dispatch import load_backend
 from ._version import __version__
 
 CUPY_WHEELS = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
@@ -33,25 +34,12 @@ def _imports(name: str) -> str | None:
 
 
 def _cupy() -> str:
-    if _version(*CUPY_WHEELS) == "not installed":
-        return "missing: CuPy is not installed; pip install 'fpgwot[cuda12]' or 'fpgwot[cuda13]', whichever the driver supports"
-    problem = _imports("cupy")
-    if problem:
-        return f"missing: CuPy is installed but cannot be imported ({problem})"
-    import cupy
-
-    runtime = cupy.cuda.runtime
     try:
-        count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError as error:
-        text = str(error).splitlines()[0]
-        what = "no CUDA driver, or one too old for this CuPy" if "Driver" in text else "no CUDA device"
-        return f"missing: {what} ({text})"
-    if count == 0:
-        return "missing: no CUDA device"
-    names = [runtime.getDeviceProperties(k)["name"].decode() for k in range(count)]
-    versions = f"driver {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}"
-    return f"not done yet in this version; device found: {', '.join(names)}; {versions}"
+        runtime = load_backend("cupy").xp.cuda.runtime
+    except (ImportError, RuntimeError) as error:
+        return f"missing: {error}"
+    names = [runtime.getDeviceProperties(k)["name"].decode() for k in range(runtime.getDeviceCount())]
+    return f"found: {', '.join(names)}; driver {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}"
 
 
 def _torch() -> str:

@@ -9,6 +9,7 @@ Every problem has been divided by its scale s (the smaller of its total weights)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,34 +64,42 @@ class Problem:
         """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
         xp = self.be.xp
         P, Q = self.p.sum(1), self.q.sum(1)
-        mass = xp.where(xp.isnan(self.mass), xp.minimum(P, Q), self.mass)
+        mass = xp.asarray(self.mass)
+        mass = xp.where(xp.isnan(mass), xp.minimum(P, Q), mass)
         a = (self.p * (mass / (P * Q))[:, None]).astype(self.dtype)  # cast first: no n x m array in the larger type
         return a[:, :, None] * self.q.astype(self.dtype)[:, None, :]
 
     def allocate(self) -> Scaling:
         """State of the scaling iteration at zero potentials."""
         caps = (self.cap[:, 0], self.cap[:, 1])
-        return Scaling(self.be.xp, self.dtype, self.size, self.p, self.q, self.mass, self.eps, self.marginals.tau, caps)
+        return Scaling(
+            self.be.xp, self.dtype, self.size, self.p, self.q, self.mass, self.eps, self.marginals.tau, caps, self.be.factors
+        )
 
     def squares(self, mu: Any, nu: Any) -> tuple[Any, Any]:
         """s1 = 1/2 (C1*C1 + its transpose) mu and s2 alike: the rank-one part of the energy."""
         be, out = self.be, []
-        for C2_, x in zip(self._squared(), (mu, nu), strict=True):
+        for C2_, x in zip(self._squared, (mu, nu), strict=True):
             out.append(C2_.matmul(be, x.astype(self.dtype)[:, :, None])[:, :, 0].astype(float))
         return out[0], out[1]
 
+    @cached_property
+    def _placed(self) -> tuple[Structure, Structure]:
+        """The structures where the backend computes."""
+        assert self.C1 is not None and self.C2 is not None
+        return self.C1.on(self.be, self.dtype), self.C2.on(self.be, self.dtype)
+
+    @cached_property
     def _squared(self) -> tuple[Structure, Structure]:
-        if "_sq" not in self.__dict__:  # frozen: a cache, not a field
-            assert self.C1 is not None and self.C2 is not None
-            object.__setattr__(self, "_sq", (self.C1.square().symmetrized(), self.C2.square().symmetrized()))
-        return self.__dict__["_sq"]  # type: ignore[no-any-return]
+        """Their elementwise squares, made symmetric."""
+        assert self.C1 is not None and self.C2 is not None
+        return tuple(C.square().symmetrized().on(self.be, self.dtype) for C in (self.C1, self.C2))  # type: ignore[return-value]
 
     def cross(self, T: Any, out: Any, work: Any, on: np.ndarray) -> None:
         """out <- A = C1 T C2', the mean with C1' T C2 where the structures are not symmetric; only where `on`."""
-        C1, C2 = self.C1, self.C2
-        assert C1 is not None and C2 is not None
+        C1, C2 = self._placed
         if not on.all():
-            index = np.flatnonzero(on)
+            index = self.be.xp.asarray(np.flatnonzero(on))
             part = self.be.xp.empty_like(T[index])
             _cross(self.be, C1.take(index), C2.take(index), T[index], part, work[: len(index)])
             out[index] = part
@@ -111,22 +120,22 @@ class Problem:
 
         Returns the sums of the primitives `gradient`, `marginal_sums` and `roughness`: all that F needs.
         """
-        be, host = self.be, self.be.host
+        be, host, xp = self.be, self.be.host, self.be.xp
         r, c, s1, s2 = self.r, self.c, None, None
         rough, kappa = np.zeros(len(self.wq)), self.weight_of_cross
         if self.C1 is None:
-            G[self.be.xp.asarray(on)] = 0
+            G[xp.asarray(np.flatnonzero(on))] = 0
         else:
             self.cross(T, G, work, on)
             if self.loss == "square":
                 s1, s2 = self.squares(mu, nu)
-                w = 2 * self.wq[:, None]
+                w = xp.asarray(2 * self.wq)[:, None]
                 r, c = r + w * s1, c + w * s2
         if self.smoothness is not None:  # its gradient goes in with A
-            rough = host(be.roughness(T, G, self.smoothness / kappa, self.size, on))
+            rough = host(be.roughness(T, G, self.smoothness / kappa, s.size, on))
         along = host(be.marginal_sums(mu, nu, mu0, nu0, s1, s2, self.r, self.c, s))
         if self.price is not None:
-            r = r - 2 * self.price[:, None]
+            r = r - xp.asarray(2 * self.price)[:, None]
         return host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, -kappa / 4, first, on)), along, rough
 
 

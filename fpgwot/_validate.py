@@ -58,10 +58,11 @@ def make_problem(
     if M is None and C1 is None:
         raise ValueError("nothing to solve: pass a cost M (n, m), or two structures C1 (n, n) and C2 (m, m), or both")
     dtype = _common_dtype(M, C1, C2)
-    is_batch = any(getattr(x, "ndim", np.ndim(x)) == 3 for x in (M, mask, reference) if x is not None)
-    is_batch |= any(np.ndim(x) == 2 for x in (p, q) if x is not None) or any(np.ndim(C) == 3 for C in (C1, C2) if _is_array(C))
-    M = None if M is None else _layers("M", M, dtype)
-    D1, D2 = _structure("C1", C1, dtype), _structure("C2", C2, dtype)
+    is_batch = any(len(_shape(x)) == 3 for x in (M, mask, reference) if x is not None)
+    is_batch |= any(len(_shape(x)) == 2 for x in (p, q) if x is not None)
+    is_batch |= any(len(_shape(C)) == 3 for C in (C1, C2) if _is_array(C))
+    M = None if M is None else _layers(be, "M", M, dtype)
+    D1, D2 = _structure(be, "C1", C1, dtype), _structure(be, "C2", C2, dtype)
     n, k = (M.shape[1], M.shape[2]) if M is not None else (D1.shape[1], D2.shape[1])  # type: ignore[union-attr]
     if n == 0 or k == 0:
         raise ValueError(f"empty problem: {n} x {k} points; both sides need at least one")
@@ -70,12 +71,12 @@ def make_problem(
             f"shapes do not fit: M is {n} x {k}, so C1 must be {n} x {n} and C2 {k} x {k}; got {D1.shape[1:]}, {D2.shape[1:]}"
         )
     layers = [len(x) for x in (M,) if x is not None] + [D.shape[0] for D in (D1, D2) if D is not None]
-    layers += [np.shape(x)[0] for x in (reference,) if x is not None and np.ndim(x) == 3]
-    layers += [np.shape(x)[0] for x in (p, q) if x is not None and np.ndim(x) == 2] + [len(x) for x in (mask,) if np.ndim(x) == 3]
+    layers += [_shape(x)[0] for x in (reference, mask) if x is not None and len(_shape(x)) == 3]
+    layers += [_shape(x)[0] for x in (p, q) if x is not None and len(_shape(x)) == 2]
     B = max(layers)
     if any(x not in (1, B) for x in layers):
         raise ValueError(f"batch axes differ: {sorted(set(layers))}; every array needs the same number of problems, or none")
-    p_, q_ = _weights("p", p, B, n), _weights("q", q, B, k)
+    p_, q_ = _weights(be, "p", p, B, n), _weights(be, "q", q, B, k)
     weak = 1e-5 if any(getattr(x, "dtype", None) == np.float32 for x in (p, q)) else MASS_SLACK
     P, Q = p_.sum(1), q_.sum(1)
     price = _price(tv, sink, B)
@@ -100,20 +101,21 @@ def make_problem(
         c = order_c if order_c is not None else np.tile(np.arange(k), (B, 1))
         r, c = r[:, : size[:, 0].max()], c[:, : size[:, 1].max()]
         order_r, order_c = r, c
-        M, D1, D2 = _gather(M, r, c), _subset(D1, r), _subset(D2, c)
+        M, D1, D2 = _gather(be, M, r, c), _subset(be, D1, r), _subset(be, D2, c)
         p_use, q_use = np.take_along_axis(p_, r, 1), np.take_along_axis(q_, c, 1)
     if normalize is not None:  # only points with weight count, so padding changes nothing
         w_lin, w_quad = _normalized(be, normalize, loss, M, D1, D2, p_use, q_use, size, w_lin, w_quad)
     eps = _entropy_weight(reg, reg_rel, loss, M, D1, D2, w_lin, w_quad, size)
-    bias, rank_one, total = _reference(reference, mask, eps, P * Q, (B, n, k), dtype)
+    bias, rank_one, total = _reference(be, reference, mask, eps, P * Q, (B, n, k), dtype)
     if order_r is not None and order_c is not None:
-        bias = _gather(bias, order_r, order_c)
+        bias = _gather(be, bias, order_r, order_c)
     pn, qn = p_use / scale[:, None], q_use / scale[:, None]
     if rank_one is None:  # reference p q': its logarithm is a sum of a row and a column vector
         row = -eps[:, None] * (np.log(np.where(pn > 0, pn, 1)) + np.log(scale)[:, None])
         col = -eps[:, None] * np.log(np.where(qn > 0, qn, 1))
     else:
         row, col = np.broadcast_to((-eps * np.log(rank_one / scale))[:, None], pn.shape).copy(), np.zeros_like(qn)
+    pn, qn, row, col = (be.xp.asarray(x) for x in (pn, qn, row, col))
     problem = Problem(
         be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col,
         marginals, cap, mass / scale, total / scale, loss,
@@ -129,11 +131,16 @@ def _is_array(C: Any) -> bool:
     return C is not None and not isinstance(C, Structure)
 
 
+def _shape(x: Any) -> tuple[int, ...]:
+    return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
+
+
 def _common_dtype(*arrays: Any) -> type:
     kinds = []
     for a in arrays:
         if a is not None and (isinstance(a, Dense) or not isinstance(a, Structure)):  # operators follow the arrays
-            dtype = np.asarray(a.array if isinstance(a, Dense) else a).dtype
+            a = a.array if isinstance(a, Dense) else a
+            dtype = a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
             if dtype.kind not in "fiub":
                 raise TypeError(f"costs and structures must be real numbers, got an array of dtype {dtype}")
             kinds.append(dtype)
@@ -148,10 +155,10 @@ def real(name: str, a: Any) -> np.ndarray:
     return a.astype(float)
 
 
-def _finite(name: str, a: np.ndarray) -> np.ndarray:
-    total = a.sum() if a.dtype == np.float64 else a.sum(dtype=np.float64)
-    if not np.isfinite(total) and not np.isfinite(a).all():
-        bad = np.argwhere(~np.isfinite(a))[0]
+def _finite(be: Any, name: str, a: Any) -> Any:
+    total = float(a.sum() if a.dtype == np.float64 else a.sum(dtype=np.float64))
+    if not np.isfinite(total) and not np.isfinite(be.host(a)).all():
+        bad = np.argwhere(~np.isfinite(be.host(a)))[0]
         where = tuple(int(x) for x in bad)
         raise ValueError(
             f"{name} has NaN or infinite entries (first at {where}); forbid pairs with mask= instead of infinite costs"
@@ -159,37 +166,38 @@ def _finite(name: str, a: np.ndarray) -> np.ndarray:
     return a
 
 
-def _layers(name: str, a: Any, dtype: type) -> np.ndarray:
-    a = np.ascontiguousarray(a, dtype=dtype)
+def _layers(be: Any, name: str, a: Any, dtype: type) -> Any:
+    a = be.xp.ascontiguousarray(a, dtype=dtype)
     if a.ndim not in (2, 3):
         raise ValueError(f"{name} must be (n, m), or (B, n, m) for a batch; got shape {a.shape}")
-    return _finite(name, a if a.ndim == 3 else a[None])
+    return _finite(be, name, a if a.ndim == 3 else a[None])
 
 
-def _structure(name: str, C: Any, dtype: type) -> Structure | None:
+def _structure(be: Any, name: str, C: Any, dtype: type) -> Structure | None:
     if C is None:
         return None
     if isinstance(C, Structure):
         if C.shape[1] < SCAN_FROM and not isinstance(C, Dense):
             C = Dense(C.to_dense())
         if isinstance(C, Dense):
-            _finite(name, C.array)
+            _finite(be, name, C.array)
             return C if C.array.dtype == dtype else Dense(C.array.astype(dtype))
     else:
-        C = np.ascontiguousarray(C, dtype=dtype)
+        C = be.xp.ascontiguousarray(C, dtype=dtype)
         if C.ndim not in (2, 3) or C.shape[-1] != C.shape[-2]:
             raise ValueError(f"{name} must be square, (n, n) or (B, n, n); got shape {C.shape}")
-        _finite(name, C)
-    return as_structure(C)
+        _finite(be, name, C)
+    return as_structure(C, be)
 
 
-def _weights(name: str, w: Any, B: int, n: int) -> np.ndarray:
+def _weights(be: Any, name: str, w: Any, B: int, n: int) -> np.ndarray:
+    """Weights are checked and ordered on the host, wherever the matrices are."""
     if w is None:
         return np.full((B, n), 1.0 / n)
-    w = real(name, w)
+    w = real(name, be.host(w))
     if w.ndim not in (1, 2) or w.shape[-1] != n:
         raise ValueError(f"{name} must have {n} entries, one for each point; got shape {w.shape}")
-    _finite(name, w)
+    _finite(be, name, w)
     if (w < 0).any():
         raise ValueError(f"{name} has negative weights (smallest {w.min():g}); weights must be 0 or more")
     w = np.broadcast_to(w, (B, n)).copy()
@@ -206,20 +214,21 @@ def _positive_first(w: np.ndarray) -> np.ndarray | None:
     return np.argsort(~positive, axis=1, kind="stable")
 
 
-def _gather(a: Any, rows: np.ndarray, cols: np.ndarray) -> Any:
+def _gather(be: Any, a: Any, rows: np.ndarray, cols: np.ndarray) -> Any:
     if a is None:
         return None
-    return np.stack([np.ascontiguousarray(a[b % len(a)][np.ix_(r, c)]) for b, (r, c) in enumerate(zip(rows, cols, strict=True))])
+    r, c = be.xp.asarray(rows), be.xp.asarray(cols)
+    return be.xp.ascontiguousarray(be.xp.stack([a[b % len(a)][r[b][:, None], c[b]] for b in range(len(rows))]))
 
 
-def _subset(D: Structure | None, index: np.ndarray) -> Structure | None:
+def _subset(be: Any, D: Structure | None, index: np.ndarray) -> Structure | None:
     """A structure on the points in use, index[b] of problem b."""
     if D is None:
         return None
-    if D.shape[0] == 1 and (index == index[0]).all():
+    if D.shape[0] == 1 and (index == index[0]).all() and not isinstance(D, Dense):
         return D.subset(index[0])
-    C = D.to_dense()
-    return Dense(_gather(C, index, index))
+    index = index[:1] if D.shape[0] == 1 and (index == index[0]).all() else index
+    return Dense(_gather(be, be.xp.asarray(D.to_dense()), index, index))
 
 
 # ------------------------------------------------------------------------------------------------------------------ options
@@ -340,8 +349,8 @@ def _normalized(
     if M is not None:
         spread = np.ones(B)
         for b, (n, k) in enumerate(size):
-            A = np.abs(M[b % len(M), :n, :k])
-            spread[b] = A.max() if how == "max" else p[b, :n] @ A @ q[b, :k] / (p[b].sum() * q[b].sum())
+            A, left, right = abs(M[b % len(M), :n, :k]), be.xp.asarray(p[b, :n]), be.xp.asarray(q[b, :k])
+            spread[b] = float(A.max()) if how == "max" else float(left @ (A @ right)) / (p[b].sum() * q[b].sum())
         w_lin = w_lin / np.where(spread > 0, spread, 1.0)
     if D1 is not None:
         sizes = [
@@ -380,11 +389,12 @@ def _mean_energy(be: Any, loss: str, D1: Structure, D2: Structure, p: np.ndarray
 
 def _forms(be: Any, D: Structure, x: np.ndarray, b: int) -> tuple[float, float]:
     """x'(C*C)x and x'Cx of problem b in float64."""
+    y = be.xp.asarray(x)
     if isinstance(D, Dense):
-        C = D.array[b % len(D.array)].astype(float)
-        return float(x @ (C * C) @ x), float(x @ C @ x)
-    X = x[None, :, None]
-    return float(x @ D.square().matmul(be, X)[0, :, 0]), float(x @ D.matmul(be, X)[0, :, 0])
+        C = be.xp.asarray(D.array[b % len(D.array)]).astype(float)
+        return float(y @ ((C * C) @ y)), float(y @ (C @ y))
+    X = y[None, :, None]
+    return tuple(float(y @ A.on(be, X.dtype).matmul(be, X)[0, :, 0]) for A in (D.square(), D))  # type: ignore[return-value]
 
 
 def _entropy_weight(
@@ -404,36 +414,40 @@ def _entropy_weight(
     span = np.zeros(B)
     for b, (n, k) in enumerate(size):
         if M is not None:
-            span[b] += w_lin[b] * float(np.ptp(M[b % len(M), :n, :k]))
+            A = M[b % len(M), :n, :k]
+            span[b] += w_lin[b] * float(A.max() - A.min())
         if D1 is not None:
             span[b] += w_quad[b] * _largest(loss, D1, D2, b, size[b])
     return share * np.where(span > 0, span, 1.0)
 
 
 def _reference(
-    reference: Any, mask: Any, eps: np.ndarray, product: np.ndarray, shape: tuple[int, int, int], dtype: type
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    be: Any, reference: Any, mask: Any, eps: np.ndarray, product: np.ndarray, shape: tuple[int, int, int], dtype: type
+) -> tuple[Any, np.ndarray | None, np.ndarray]:
     """bias = -eps log Q with forbidden pairs, the constant of a constant Q (None: Q = p q'), and sum Q."""
-    B, n, k = shape
-    bias: np.ndarray | None = None
+    (B, n, k), xp = shape, be.xp
+    bias: Any = None
     constant, total = None, product
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = xp.asarray(mask)
         if mask.dtype != bool or mask.shape not in ((n, k), (B, n, k)):
             raise ValueError(f"mask must be boolean, ({n}, {k}), True where a pair is allowed; got {mask.dtype} {mask.shape}")
-        bias = np.where(mask if mask.ndim == 3 else mask[None], 0.0, FORBIDDEN).astype(dtype)
+        bias = (~(mask if mask.ndim == 3 else mask[None])).astype(dtype) * dtype(FORBIDDEN)
     if reference is None:
         return bias, constant, total
     if not (eps > 0).all():
         raise ValueError("reference is the reference plan of the entropy: it needs reg > 0")
-    Q = real("reference", reference)
-    if Q.shape not in ((), (n, k), (B, n, k)) or not np.isfinite(Q).all() or (Q < 0).any() or (Q.ndim == 0 and Q == 0):
+    Q = xp.asarray(reference)
+    if Q.dtype.kind not in "fiub":
+        raise TypeError(f"reference must hold real numbers, got an array of dtype {Q.dtype}")
+    Q = Q.astype(float)
+    if Q.shape not in ((), (n, k), (B, n, k)) or not xp.isfinite(Q).all() or (Q < 0).any() or (Q.ndim == 0 and Q == 0):
         raise ValueError(
             f"reference must be a positive number or a plan ({n}, {k}) with entries 0 (forbidden) or more; got shape {Q.shape}"
         )
     if Q.ndim == 0:
         return bias, np.full(B, float(Q)), np.full(B, float(Q) * n * k)
-    Q = np.broadcast_to(Q, (B, n, k))
-    prior = np.where(Q > 0, -eps[:, None, None] * np.log(np.where(Q > 0, Q, 1)), FORBIDDEN)
-    bias = prior.astype(dtype) if bias is None else np.minimum(prior + bias, FORBIDDEN).astype(dtype)
-    return bias, np.ones(B), Q.sum((1, 2))
+    Q = xp.broadcast_to(Q, (B, n, k))
+    prior = xp.where(Q > 0, -xp.asarray(eps)[:, None, None] * xp.log(xp.where(Q > 0, Q, 1)), FORBIDDEN)
+    bias = prior.astype(dtype) if bias is None else xp.minimum(prior + bias, FORBIDDEN).astype(dtype)
+    return bias, np.ones(B), be.host(Q.sum((1, 2)))

@@ -22,6 +22,7 @@ from .structure import LaplaceKernel, PowerDistance, Structure
 METHODS = ("auto", "entropic", "conditional_gradient")
 
 
+@_dispatch.on_callers_stream
 def solve(
     M: Any = None,
     C1: Any = None,
@@ -111,7 +112,9 @@ def solve(
         Bound of `residuals.stationarity`. Default 1e-7 (float32: 1e-5); for the exact method 1e-9.
     max_iter : int
         Outer iterations; default 500, exact 1000.
-    backend : "auto", "numba", "numpy"
+    backend : "auto", "numba", "numpy", "cupy"
+        "auto": what the arrays are: NumPy and torch CPU on the CPU, CuPy and torch CUDA on their GPU; they come back as what they
+        were. "cupy" sends NumPy arrays to the GPU and back. With reg = 0 arrays on a GPU are copied to the host and back.
     callback : callable, optional
         Called with an object (iteration, objective, residual, elapsed) after each outer iteration; return True to stop.
     verbose : bool
@@ -129,7 +132,7 @@ def solve(
     ValueError, TypeError
         Input that makes no sense; the text says what came in and what to do.
     NotImplementedError
-        loss="kl", CUDA arrays, and finite tau, the product loss or smoothness with reg = 0.
+        loss="kl", and finite tau, the product loss or smoothness with reg = 0.
     ConvergenceError
         With on_fail="raise".
 
@@ -151,7 +154,10 @@ def solve(
     (True, 0.7)
     """
     _check_arguments(method, on_fail, n_init, tol, max_iter, reg, reg_rel)
-    be, device, take, give = _dispatch.resolve([M, C1, C2, p, q, mask, reference, init], backend)
+    route = _dispatch.resolve([M, C1, C2, p, q, mask, reference, init], backend)
+    if route[0].name == "cupy" and reg_rel is None and not np.any(np.asarray(reg) > 0):
+        route = _dispatch.on_host(route)
+    be, device, take, give = route
     M, C1, C2, p, q, mask, reference = (take(x) for x in (M, C1, C2, p, q, mask, reference))
     init = take(init)
     prep = make_problem(
@@ -176,6 +182,7 @@ def solve(
     return result
 
 
+@_dispatch.on_callers_stream
 def solve_batch(
     problems: Sequence[dict[str, Any]],
     *,
@@ -244,13 +251,17 @@ def solve_batch(
     stacked: dict[str, Any] = {}
     for name, shape in {"M": (n, k), "C1": (n, n), "C2": (k, k), "mask": (n, k)}.items():
         if problems[0].get(name) is not None:
-            stacked[name] = _pad([np.asarray(take(x[name])) for x in problems], shape)
+            stacked[name] = _pad(
+                [y if hasattr(y, "dtype") else np.asarray(y) for y in (take(x[name]) for x in problems)], shape, be
+            )
     for name, side, width in (("p", 0, n), ("q", 1, k)):
         given = [x.get(name) for x in problems]
         weights = [
-            np.full(s[side], 1 / s[side]) if w is None else np.asarray(take(w), float) for w, s in zip(given, sizes, strict=True)
+            np.full(s[side], 1 / s[side]) if w is None else np.asarray(be.host(take(w)), float)
+            for w, s in zip(given, sizes, strict=True)
         ]
-        stacked[name] = _pad(weights, (width,))
+        padded = _pad(weights, (width,), be)
+        stacked[name] = padded if all(isinstance(x, np.ndarray) for x in stacked.values()) else be.xp.asarray(padded)
     for name in scalars:
         if problems[0].get(name) is not None:
             stacked[name] = np.array([x[name] for x in problems])
@@ -321,6 +332,8 @@ def align(
     ------
     ValueError
         X and Y that are not matrices with the same number of columns; and as `solve`.
+    NotImplementedError
+        Features on a GPU.
 
     Examples
     --------
@@ -333,7 +346,12 @@ def align(
     """
     from scipy.spatial.distance import cdist
 
-    _, _, take, _ = _dispatch.resolve([X, Y], backend)
+    be, _, take, _ = _dispatch.resolve([X, Y], backend)
+    if be.xp is not np and any(isinstance(take(x), be.xp.ndarray) for x in (X, Y)):
+        raise NotImplementedError(
+            "align makes its costs on the host: pass features as NumPy arrays (backend='cupy' then solves on the GPU), "
+            "or make M on the GPU and call solve"
+        )
     A, B = (np.asarray(take(x), dtype=float) for x in (X, Y))
     for name, Z in (("X", A), ("Y", B)):
         if Z.ndim != 2:
@@ -401,7 +419,8 @@ def _method(method: str, prep: Prepared) -> str:
 
 def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:
     """The problem at the mass where its price jumps, and the paths of price and objective that say why."""
-    whole = np.minimum(prep.problem.p.sum(1), prep.problem.q.sum(1))
+    host = prep.problem.be.host
+    whole = np.minimum(host(prep.problem.p.sum(1)), host(prep.problem.q.sum(1)))
     _check_feasible(replace(prep, problem=mass_path.with_mass(prep.problem, whole)))  # the path ends there
     grid, values, prices, work = mass_path.trace(prep.problem, name)
     paths = []
@@ -423,7 +442,7 @@ def _run(
     B, low = len(problem.size), problem.dtype.itemsize < 8
     if name == "entropic":
         tol = limits["tol"] or (1e-5 if low else 1e-7)
-        T = plans[0][0] if len(plans) == 1 else np.concatenate([t for t, _ in plans])
+        T = plans[0][0] if len(plans) == 1 else problem.be.xp.concatenate([t for t, _ in plans])
         anneal = np.repeat([a for _, a in plans], B)
         out = entropic.solve(
             _tiled(problem, len(plans)), T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal
@@ -435,18 +454,20 @@ def _run(
         return out, None
     values = sum(out.terms.values()).reshape(len(plans), B)  # type: ignore[union-attr]
     best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=0) * B + np.arange(B)
-    return out.take(best), (values * prep.scale).T
+    return out.take(best, problem.be.xp), (values * prep.scale).T
 
 
 def _tiled(problem: Any, starts: int) -> Any:
     """The same problems once more for each start; costs and structures are shared."""
     if starts == 1:
         return problem
-    tile = {k: np.concatenate([getattr(problem, k)] * starts) for k in _PER_PROBLEM if getattr(problem, k) is not None}
+    xp = problem.be.xp
+    given = {k: getattr(problem, k) for k in _PER_PROBLEM if getattr(problem, k) is not None}
+    tile = {k: (np if isinstance(x, np.ndarray) else xp).concatenate([x] * starts) for k, x in given.items()}
     C = {}
     for k in ("C1", "C2"):
         D = getattr(problem, k)
-        C[k] = D if D is None or D.shape[0] == 1 else type(D)(np.concatenate([D.array] * starts))
+        C[k] = D if D is None or D.shape[0] == 1 else type(D)(xp.concatenate([xp.asarray(D.array)] * starts))
     return replace(problem, **tile, **C)
 
 
@@ -458,6 +479,8 @@ def _check_feasible(prep: Prepared) -> None:
     problem = prep.problem
     if problem.bias is None or not (problem.bias >= FORBIDDEN_FROM).any():
         return
+    host = problem.be.host  # a linear program: the one thing that takes a matrix from a GPU to the host
+    problem = replace(problem, bias=host(problem.bias), p=host(problem.p), q=host(problem.q))
     if problem.marginals.kind == "kl":  # a hard side against a soft one: every point needs a partner, and may have any
         for b, size in enumerate(problem.size):
             allowed = problem.bias[b % len(problem.bias), : size[0], : size[1]] < FORBIDDEN_FROM
@@ -491,16 +514,16 @@ def _temporal(kind: str | None, n: int, scale: float) -> Structure | None:
 
 def _problem_size(x: dict[str, Any]) -> tuple[int, int]:
     if x.get("M") is not None:
-        n, k = np.shape(x["M"])
+        n, k = x["M"].shape if hasattr(x["M"], "shape") else np.shape(x["M"])
         return n, k
     if x.get("C1") is None or x.get("C2") is None:
         raise ValueError("each problem needs M, or C1 and C2, or all three")
     return len(x["C1"]), len(x["C2"])
 
 
-def _pad(arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    dtype = np.result_type(*arrays)
-    out = np.zeros((len(arrays), *shape), dtype)
+def _pad(arrays: list[Any], shape: tuple[int, ...], be: Any) -> Any:
+    xp = np if all(isinstance(a, np.ndarray) for a in arrays) else be.xp
+    out = xp.zeros((len(arrays), *shape), np.result_type(*(a.dtype for a in arrays)))
     for b, a in enumerate(arrays):
         if a.ndim != len(shape):
             raise ValueError(f"problem {b} of the batch: expected an array with {len(shape)} axes, got shape {a.shape}")

@@ -72,6 +72,10 @@ class Structure:
         """The structures of some problems of a batch; one that is shared by all stays as it is."""
         return self
 
+    def on(self, be: Any, dtype: Any) -> Structure:
+        """The structure with its matrices where the backend `be` computes, for products with arrays of `dtype`."""
+        return self
+
     def single(self, b: int, n: int) -> Structure:
         """The structure of problem b in float64, cut to its first n points."""
         return self if n == self.shape[1] else self.subset(np.arange(n))
@@ -108,6 +112,10 @@ class Dense(Structure):
     def shape(self) -> tuple[int, int, int]:
         """Problems in the stack (1: shared by all), rows, columns."""
         return tuple(self.array.shape)  # type: ignore[return-value]
+
+    def on(self, be: Any, dtype: Any) -> Dense:
+        """The array on the backend's device."""
+        return self if isinstance(self.array, be.xp.ndarray) else Dense(be.xp.asarray(self.array.astype(dtype)))
 
     def single(self, b: int, n: int) -> Dense:
         """The structure of problem b in float64, cut to its first n points."""
@@ -320,6 +328,9 @@ class _Sum(Structure):
     terms: tuple[Structure, ...]
     is_symmetric = True
 
+    def on(self, be: Any, dtype: Any) -> Structure:
+        return _Sum(tuple(term.on(be, dtype) for term in self.terms))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.terms[0].shape
@@ -402,6 +413,10 @@ class Toeplitz(Structure):
         if n > 1:
             c[-(n - 1) :] = self._upper[:0:-1]
         return np.asarray(fft.rfft(c))
+
+    def on(self, be: Any, dtype: Any) -> Structure:
+        """A full matrix becomes an array on a device: there a matrix product beats the way to the FFT of the host and back."""
+        return self if be.xp is np or self._band is not None else Dense(self.to_dense()).on(be, dtype)
 
     def _product(self, be: Any, X: Any, axis: int, transpose: bool, out: Any) -> Any:
         if self._band is not None:
@@ -487,6 +502,12 @@ class LowRank(Structure):
         """One matrix; rows, columns."""
         return 1, len(self.U), len(self.U)
 
+    def on(self, be: Any, dtype: Any) -> Structure:
+        """The factors on the backend's device."""
+        if be.xp is np:
+            return self
+        return _Factors(be.xp.asarray(self.U.astype(dtype)), be.xp.asarray(self.V.astype(dtype)), self.is_symmetric)
+
     def _product(self, be: Any, X: Any, axis: int, transpose: bool, out: Any) -> Any:
         U, V = (x.astype(X.dtype, copy=False) for x in ((self.V, self.U) if transpose else (self.U, self.V)))
         return be.matmul(U, be.matmul(V.T, X), out=out) if axis == 0 else be.matmul(be.matmul(X, U), V.T, out=out)
@@ -520,6 +541,23 @@ class LowRank(Structure):
 
 
 @dataclass(frozen=True, eq=False)
+class _Factors(Structure):
+    """U V' with factors on a device; its square is made from the `LowRank` that it comes from."""
+
+    U: Any
+    V: Any
+    is_symmetric: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return 1, len(self.U), len(self.U)
+
+    def _product(self, be: Any, X: Any, axis: int, transpose: bool, out: Any) -> Any:
+        U, V = (self.V, self.U) if transpose else (self.U, self.V)
+        return be.matmul(U, be.matmul(V.T, X), out=out) if axis == 0 else be.matmul(be.matmul(X, U), V.T, out=out)
+
+
+@dataclass(frozen=True, eq=False)
 class PointCloud(Structure):
     """Squared Euclidean distances C_ik = ||x_i - x_k||^2 of points (n, d), a matrix of rank d + 2: O(n d) per column.
 
@@ -550,6 +588,10 @@ class PointCloud(Structure):
         """One matrix; rows, columns."""
         return 1, len(self.X), len(self.X)
 
+    def on(self, be: Any, dtype: Any) -> Structure:
+        """The factors on the backend's device."""
+        return self if be.xp is np else self.factors.on(be, dtype)
+
     def _product(self, be: Any, X: Any, axis: int, transpose: bool, out: Any) -> Any:
         return self.factors._product(be, X, axis, transpose, out)
 
@@ -578,19 +620,19 @@ class PointCloud(Structure):
 
 def _is_symmetric(C: Any) -> bool:
     """Equal to its transpose up to a few roundings: then the cheaper symmetric gradient is exact to the same rounding."""
-    scale = abs(C).max() if C.size else 0.0
-    return bool(abs(C - C.swapaxes(-1, -2)).max(initial=0.0) <= 4 * np.finfo(C.dtype).eps * scale)
+    return not C.size or bool(abs(C - C.swapaxes(-1, -2)).max() <= 4 * float(np.finfo(C.dtype).eps) * abs(C).max())
 
 
 # ------------------------------------------------------------------------------------------------------------- recognition
 
 
-def as_structure(C: Any) -> Structure:
+def as_structure(C: Any, be: Any = None) -> Structure:
     """The fastest operator for an array, equal to it up to rounding; an operator is returned as it is.
 
     A single symmetric Toeplitz matrix of SCAN_FROM points or more, which every structure on a uniform time grid is, becomes
     `PowerDistance` (|i-k|^p for p = 1, 2), `LaplaceKernel` (offset + weight e^(-|i-k|/b)) or `Toeplitz`; all else `Dense`.
-    The tolerance is 8 roundings of the largest entry, the cost O(n^2).
+    The tolerance is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend of an array on a GPU,
+    where it stays.
 
     Examples
     --------
@@ -603,18 +645,22 @@ def as_structure(C: Any) -> Structure:
     single = C if C.ndim == 2 else C[0] if C.ndim == 3 and len(C) == 1 else None
     if single is None or len(single) < SCAN_FROM or single.shape[0] != single.shape[1] or C.dtype.kind != "f":
         return Dense(C)
-    weights = single[0].astype(float)
+    xp = np if be is None else be.xp
+    weights = np.asarray(single[0] if be is None else be.host(single[0])).astype(float)
     tolerance = 8 * float(np.finfo(C.dtype).eps) * float(np.abs(weights).max())
-    if not _is_toeplitz(single, weights, tolerance):
+    if not _is_toeplitz(single, weights, tolerance, xp):
         return Dense(C)
     found = _pattern(weights, tolerance)
     return Dense(C) if found is None else found
 
 
-def _is_toeplitz(C: np.ndarray, weights: np.ndarray, tolerance: float) -> bool:
+def _is_toeplitz(C: Any, weights: np.ndarray, tolerance: float, xp: Any) -> bool:
     n = len(C)
-    if np.abs(C[-1] - weights[::-1]).max() > tolerance:  # most arrays end here
+    if abs(C[-1] - xp.asarray(weights[::-1].copy())).max() > tolerance:  # most arrays end here
         return False
+    if xp is not np:
+        points = xp.arange(n)
+        return bool(abs(C - xp.asarray(weights)[abs(points[:, None] - points)]).max() <= tolerance)
     rows = np.lib.stride_tricks.sliding_window_view(np.concatenate((weights[:0:-1], weights)), n)[::-1]
     return all(np.abs(C[k : k + CHUNK] - rows[k : k + CHUNK]).max() <= tolerance for k in range(0, n, CHUNK))
 

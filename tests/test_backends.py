@@ -34,17 +34,18 @@ RULES = {
 class State:
     """A scaling problem in the middle of its iteration, with the matrices that the primitives read and write."""
 
-    def __init__(self, kind: str, dtype, seed: int = 0) -> None:
+    def __init__(self, kind: str, dtype, seed: int = 0, size: np.ndarray = SIZE) -> None:
         rng = np.random.default_rng(seed)
+        B, (N, K) = len(size), size.max(0)
         tau, cap, fixed = RULES[kind]
         inside = np.zeros((B, N, K), bool)
         p, q = np.zeros((B, N)), np.zeros((B, K))
-        for b, (n, k) in enumerate(SIZE):
+        for b, (n, k) in enumerate(size):
             inside[b, :n, :k] = True
             p[b, :n], q[b, :k] = rng.dirichlet(np.full(n, 3.0)), rng.dirichlet(np.full(k, 3.0))
         mass = np.full(B, 0.6 if fixed else np.nan)
-        eps = np.array([0.1, 0.2, 0.15])
-        self.s = ix.Scaling(np, dtype, SIZE, p, q, mass, eps, tau, tuple(np.full(B, c) for c in cap))
+        eps = np.array([0.1, 0.2, 0.15])[:B]
+        self.s = ix.Scaling(np, dtype, size, p, q, mass, eps, tau, tuple(np.full(B, c) for c in cap))
         rows, cols = p > 0, q > 0
         self.s.rows[:, ix.F] = np.where(rows, 0.5 * rng.normal(size=(B, N)) - 0.6, 0)
         self.s.cols[:, ix.G, :K] = np.where(cols, 0.5 * rng.normal(size=(B, K)) - 0.6, 0)
@@ -63,7 +64,7 @@ class State:
         self.bias = matrix(-0.2, 0.2)
         self.r, self.c = np.where(rows, rng.normal(size=(B, N)), 0), np.where(cols, rng.normal(size=(B, K)), 0)
         self.wl, self.wq = rng.random(B), rng.random(B)
-        self.on = np.array([True, False, True])
+        self.on = np.array([True, False, True])[:B]
         self.out: dict = {}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -78,7 +79,7 @@ def sweep(be, x):
 
 def gradient(M, bias, first):
     def step(be, x):
-        first_ = np.full(B, first)
+        first_ = np.full(len(x.on), first)
         A = x.A
         x.out["sums"] = be.gradient(A, M and x.M, bias and x.bias, x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, first_, x.on)
 
@@ -87,16 +88,16 @@ def gradient(M, bias, first):
 
 def shared_layer(be, x):
     """One cost for all problems of the batch (several starts)."""
-    first = np.zeros(B, bool)
+    first = np.zeros(len(x.on), bool)
     x.out["sums"] = be.gradient(x.A, x.M[:1], x.bias[:1], x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, first, x.on)
 
 
 def kernel(be, x):
-    be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([0.4, 0.5, 1.0]), np.array([False, False, True]), x.on)
+    be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([0.4, 0.5, 1.0])[: len(x.on)], np.array([False, False, True])[: len(x.on)], x.on)
 
 
 def damped_kernel(be, x):
-    be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([0.4, 0.5, 0.7]), np.zeros(B, bool), x.on)
+    be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([0.4, 0.5, 0.7])[: len(x.on)], np.zeros(len(x.on), bool), x.on)
 
 
 def spread(be, x):
@@ -111,10 +112,10 @@ def logsums(be, x):
 
 def anderson(be, x):
     """Random images, so that the small systems are well conditioned; past the full memory; one problem goes back to its image."""
-    rng, none = np.random.default_rng(7), np.zeros(B, bool)
-    back = np.array([False, False, True])
+    rng, none = np.random.default_rng(7), np.zeros(len(x.on), bool)
+    back = np.array([False, False, True])[: len(x.on)]
     for i in range(ix.MEMORY + 4):
-        random = rng.normal(size=(B, K + 1)) * (x.s.cols[:, ix.Q] != 0)  # padding is zero, the mass may be NaN
+        random = rng.normal(size=x.s.cols[:, 0].shape) * (x.s.cols[:, ix.Q] != 0)  # padding is zero, the mass may be NaN
         x.s.cols[x.on, ix.IMAGE] = random[x.on]
         be.anderson(x.s, back if i == 5 else none, back & x.on if i == 5 else x.on)
 
@@ -146,7 +147,7 @@ def factor_of_an_earlier_system(be, x):
 
 def trial(be, x):
     cg(be, x)
-    be.trial(x.s, np.array([1.0, 1.0, 0.3]), x.on)
+    be.trial(x.s, np.array([1.0, 1.0, 0.3])[: len(x.on)], x.on)
 
 
 def plan(be, x):
@@ -156,7 +157,7 @@ def plan(be, x):
 
 def drift(be, x):
     """Scalings at the edge of what a float32 holds are cut, and the residual says so."""
-    x.s.cols[:, ix.Y, :K] -= 55.0
+    x.s.cols[:, ix.Y, :-1] -= 55.0
     x.K *= np.asarray(1e-20, x.K.dtype)
     be.sweep(x.K, x.s, x.on)
 
@@ -175,8 +176,8 @@ def run(step, be, kind, dtype, on=None) -> tuple[dict, dict]:
     return before, x.arrays()
 
 
-def compare(one: dict, two: dict, tolerance: float, on: np.ndarray) -> None:
-    """Equal entries where problems are on, relative to the largest of each vector; padding and scratch left out."""
+def compare(one: dict, two: dict, tolerance: float, on: np.ndarray, least: float = 1e-3) -> None:
+    """Equal entries where problems are on, relative to the largest of each vector, or `least`; padding and scratch left out."""
     for name, a in one.items():
         b = two[name]
         if a.ndim < 2 or name in ("on",):
@@ -187,7 +188,7 @@ def compare(one: dict, two: dict, tolerance: float, on: np.ndarray) -> None:
             where = np.isfinite(x)
             np.testing.assert_array_equal(where, np.isfinite(y), err_msg=name)
             rows = x.reshape(len(x), -1) if name in ("rows", "cols", "hist") else x.reshape(1, -1)
-            top = np.maximum(np.max(np.where(where.reshape(rows.shape), np.abs(rows), 0), axis=1), 1e-3)
+            top = np.maximum(np.max(np.where(where.reshape(rows.shape), np.abs(rows), 0), axis=1), least)
             gap = np.abs(np.where(where, x, 0) - np.where(where, y, 0)).reshape(rows.shape)
             assert (gap <= tolerance * top[:, None]).all(), f"{name} of problem {item}: {np.max(gap / top[:, None]):.1e}"
 

@@ -24,7 +24,8 @@ kernel              damped step of the cost and of the plan, exact row update in
 sweep               one read of K: exact rows, column sums, dual value, its gradient, the Sinkhorn image, the residuals
 anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only)
 newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
-factor              Cholesky factor of the Newton system at hand, to precondition it and those after it; a backend may refuse
+factor              Cholesky factor of the Newton system at hand, to precondition it and those after it; a backend without
+                    `factors` has none and returns zeros
 cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system
 trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
@@ -74,10 +75,12 @@ RIDGE = 1e-10  # added to its diagonal, relative
 class Scaling:
     """State of the scaling iteration of a batch at zero potentials: three packed arrays, and views of them by name."""
 
-    def __init__(self, xp: Any, dtype: Any, size: Any, p: Any, q: Any, mass: Any, eps: Any, tau: Any, cap: Any) -> None:
+    def __init__(
+        self, xp: Any, dtype: Any, size: Any, p: Any, q: Any, mass: Any, eps: Any, tau: Any, cap: Any, factors: bool = True
+    ) -> None:
         (B, n), m = p.shape, q.shape[1]
         blocks = (n + ROWS - 1) // ROWS
-        self.size = size  # (B, 2) rows and columns in use
+        self.size = xp.asarray(size)  # (B, 2) rows and columns in use
         self.vals = xp.zeros((B, NUMBERS))
         self.rows = xp.zeros((B, ROW_VECTORS, n))
         self.cols = xp.zeros((B, COLUMN_VECTORS, m + 1))
@@ -85,13 +88,13 @@ class Scaling:
         self.hist = xp.zeros((B, 2, MEMORY + 1, m + 1))  # Anderson: images, and their residuals
         self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
         self.sums = xp.zeros((B, blocks, SUMS))
-        side = m + 1 if m <= LARGEST_FACTOR and B * m * m <= 4 * LARGEST_FACTOR**2 else 0
+        side = m + 1 if factors and m <= LARGEST_FACTOR and B * m * m <= 4 * LARGEST_FACTOR**2 else 0
         self.factor = xp.zeros((B, side, side))  # of the Newton system, lower triangle; empty where it would be too large
-        self.vals[:, EPS] = eps
+        self.vals[:, EPS] = xp.asarray(eps)
         for index, value in ((TAU1, tau[0]), (TAU2, tau[1]), (CAP1, cap[0]), (CAP2, cap[1])):
-            self.vals[:, index] = value
+            self.vals[:, index] = xp.asarray(value)
         self.rows[:, P], self.rows[:, LOG_P] = p, xp.log(xp.where(p > 0, p, 1.0))
-        self.cols[:, Q, :m], self.cols[:, LOG_Q, :m], self.cols[:, Q, m] = q, xp.log(xp.where(q > 0, q, 1.0)), mass
+        self.cols[:, Q, :m], self.cols[:, LOG_Q, :m], self.cols[:, Q, m] = q, xp.log(xp.where(q > 0, q, 1.0)), xp.asarray(mass)
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -35,6 +35,7 @@ name = "numpy"
 xp = np
 matmul = np.matmul
 host = np.asarray
+factors = True
 TINY = 1e-300
 
 

@@ -25,12 +25,13 @@ class Outcome:
     n_gradients: np.ndarray
     history: list[np.ndarray]
 
-    def take(self, index: np.ndarray) -> Outcome:
-        """The solutions of some of the problems."""
+    def take(self, index: np.ndarray, xp: Any) -> Outcome:
+        """The solutions of some of the problems; `xp` is the library of the arrays."""
+        at = xp.asarray(index)
         return Outcome(
-            self.plan[index],
-            self.gradient[index],
-            tuple(x[index] for x in self.potentials),  # type: ignore[arg-type]
+            self.plan[at],
+            self.gradient[at],
+            tuple(x[at] for x in self.potentials),  # type: ignore[arg-type]
             {k: v[index] for k, v in self.terms.items()},
             self.stationarity[index],
             [self.status[b] for b in index],

@@ -126,7 +126,9 @@ def _start_mass(be: Any, G: Any, s: Scaling, on: np.ndarray) -> None:
         xp = be.xp
         logsums = be.column_logsums(G, s, on & fixed)
         valid = xp.arange(logsums.shape[1])[None] < s.size[:, 1:2]
-        total = xp.logaddexp.reduce(xp.where(valid, logsums, -np.inf), axis=1)
+        logsums = xp.where(valid, logsums, -np.inf)
+        top = xp.maximum(logsums.max(axis=1), -1e300)  # problems without a fixed mass have no sums
+        total = top + xp.log(xp.exp(logsums - top[:, None]).sum(axis=1))
         s.h[:] = xp.where(xp.isnan(s.mass), 0.0, xp.log(s.mass) - total)
 
 

@@ -28,15 +28,17 @@ PATH_TOL, PATH_ITERATIONS = 1e-2, 15  # accuracy of a point: prices need no more
 
 def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
     """The problem at another mass for each member of the batch; a side that is used up becomes an equality."""
-    P, Q = problem.p.sum(1), problem.q.sum(1)
+    host, xp = problem.be.host, problem.be.xp
+    P, Q = host(problem.p.sum(1)), host(problem.q.sum(1))
     rules, fixed, cap, both = fixed_mass(mass, P, Q)
-    q = np.where(both[:, None], problem.q * (P / Q)[:, None], problem.q)
+    q = problem.q * xp.asarray(np.where(both, P / Q, 1.0))[:, None]
     return replace(problem, q=q, marginals=rules, cap=cap, mass=fixed)
 
 
 def trace(problem: Problem, name: str, points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
     """Masses (points, B), least objective found and price of mass at each, and the outcomes' work per problem."""
-    largest = np.minimum(problem.p.sum(1), problem.q.sum(1))
+    host = problem.be.host
+    largest = np.minimum(host(problem.p.sum(1)), host(problem.q.sum(1)))
     grid = largest[None] * (np.arange(1, points + 1) / points)[:, None]
     values, prices, work = np.zeros(grid.shape), np.zeros(grid.shape), np.zeros((2, len(largest)), int)
     out: Outcome | None = None
@@ -45,7 +47,7 @@ def trace(problem: Problem, name: str, points: int = POINTS) -> tuple[np.ndarray
         # the history corrects F for what the marginals still lack: that matters at this accuracy
         plain = np.sum(list(out.terms.values()), axis=0)
         values[k] = [h[-1, 0] if len(h) else F for h, F in zip(out.history, plain, strict=True)]
-        prices[k] = out.potentials[2]
+        prices[k] = host(out.potentials[2])
         work += out.n_passes, out.n_gradients
     # at the last mass a side is used up, and the price of mass is not a multiplier of its own any more
     prices[-1] = (values[-1] - values[-2]) / (grid[-1] - grid[-2])
@@ -59,10 +61,11 @@ def step(problem: Problem, name: str, before: Outcome | None, mass: np.ndarray, 
         return exact.solve(problem, [start], tol=tol, max_iter=max_iter, watch=Watch())
     if before is None:
         return entropic.solve(problem, problem.product_plan(), tol=tol, max_iter=100, watch=Watch())
-    ratio = mass / before.plan.sum((1, 2), dtype=float)
+    xp = problem.be.xp
+    ratio = mass / problem.be.host(before.plan.sum((1, 2), dtype=float))
     f, g, h = before.potentials
-    T = before.plan * ratio.astype(before.plan.dtype)[:, None, None]
-    warm = f, g, h + problem.eps * np.log(ratio)
+    T = before.plan * xp.asarray(ratio.astype(before.plan.dtype))[:, None, None]
+    warm = f, g, h + xp.asarray(problem.eps * np.log(ratio))
     return entropic.solve(problem, T, tol=tol, max_iter=max_iter, watch=Watch(), anneal=False, potentials=warm)
 
 

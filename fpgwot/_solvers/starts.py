@@ -45,47 +45,49 @@ def _plan(problem: Problem, name: str, rng: np.random.Generator, exact: bool) ->
     return _monotone(problem, reverse=name == "reversed"), False
 
 
-def _given(prep: Any, T: Any, exact: bool) -> np.ndarray:
+def _given(prep: Any, T: Any, exact: bool) -> Any:
     """A plan of the caller's, in the solver's order and units; of the right shape, finite, not negative, not empty."""
-    problem, (B, n, k) = prep.problem, prep.full
-    T = np.asarray(T)
+    problem, (B, n, k), xp = prep.problem, prep.full, prep.problem.be.xp
+    T = T if hasattr(T, "dtype") else np.asarray(T)
     if T.dtype.kind not in "fiub":
         raise TypeError(f"init must hold real numbers, got an array of dtype {T.dtype}")
-    T = T.astype(float)
-    if T.shape not in ((n, k), (B, n, k)) or not np.isfinite(T).all() or (T < 0).any() or not (T.sum((-2, -1)) > 0).all():
+    T = xp.asarray(T).astype(float)
+    if T.shape not in ((n, k), (B, n, k)) or not xp.isfinite(T).all() or (T < 0).any() or not (T.sum((-2, -1)) > 0).all():
         raise ValueError(f"init must be a plan ({n}, {k}) with finite entries, 0 or more, not all 0; got shape {T.shape}")
-    T = np.broadcast_to(T, (B, n, k)) / prep.scale[:, None, None]
+    T = xp.broadcast_to(T, (B, n, k)) / xp.asarray(prep.scale)[:, None, None]
     if prep.rows is not None or prep.cols is not None:
-        T = np.stack([x[np.ix_(r, c)] for x, r, c in zip(T, prep.rows, prep.cols, strict=True)])
+        rows, cols = (xp.asarray(x) for x in (prep.rows, prep.cols))
+        T = xp.stack([T[b][rows[b][:, None], cols[b]] for b in range(B)])
     _, n, k = problem.shape
     return _fitted(problem, T[:, :n, :k], exact).astype(problem.dtype)
 
 
-def _fitted(problem: Problem, T: np.ndarray, exact: bool) -> np.ndarray:
+def _fitted(problem: Problem, T: Any, exact: bool) -> Any:
     """A plan with T's pattern that keeps the marginals and the mass: what is missing is filled with a product of the slacks."""
-    out = np.array(T, float, order="C")
+    xp = problem.be.xp
+    out = xp.ascontiguousarray(T, dtype=float)
     tau1, tau2 = problem.marginals.tau
     for b in range(len(out)):
         p, q = problem.p[b], problem.q[b]
-        mass = min(p.sum(), q.sum()) if np.isnan(problem.mass[b]) else problem.mass[b]
+        mass = float(min(p.sum(), q.sum()) if np.isnan(problem.mass[b]) else problem.mass[b])
         t = out[b] * (mass / out[b].sum())
         if np.isinf(tau1):
-            t *= np.minimum(1, p / np.maximum(t.sum(1), 1e-300))[:, None]
+            t *= xp.minimum(1, p / xp.maximum(t.sum(1), 1e-300))[:, None]
         if np.isinf(tau2):
-            t *= np.minimum(1, q / np.maximum(t.sum(0), 1e-300))[None]
+            t *= xp.minimum(1, q / xp.maximum(t.sum(0), 1e-300))[None]
         a = p - t.sum(1) if np.isinf(tau1) else p
         c = q - t.sum(0) if np.isinf(tau2) else q
-        a, c, missing = np.maximum(a, 0), np.maximum(c, 0), mass - t.sum()
+        a, c, missing = xp.maximum(a, 0), xp.maximum(c, 0), mass - t.sum()
         if missing > 1e-15 and a.sum() > 0 and c.sum() > 0:
-            t += np.outer(a / a.sum(), c / c.sum()) * missing
+            t += (a / a.sum())[:, None] * (c / c.sum()) * missing
         out[b] = t
     return out
 
 
-def _features(problem: Problem, exact: bool) -> np.ndarray:
+def _features(problem: Problem, exact: bool) -> Any:
     """The solution for the linear cost alone, at an entropy of a hundredth of its range where there is none."""
-    M = problem.M
-    span = np.array([float(np.ptp(M[b % len(M), :n, :k])) for b, (n, k) in enumerate(problem.size)]) * problem.wl
+    layers = [problem.M[b % len(problem.M), :n, :k] for b, (n, k) in enumerate(problem.size)]
+    span = np.array([float(x.max() - x.min()) for x in layers]) * problem.wl
     linear = np.where(problem.wl > 0, problem.wl, 1.0)
     eps = np.where(problem.eps > 0, problem.eps, 0.01 * np.where(span > 0, span, 1.0))
     alone = replace(problem, C1=None, C2=None, wl=linear, wq=np.zeros_like(problem.wq), eps=eps)
@@ -93,11 +95,12 @@ def _features(problem: Problem, exact: bool) -> np.ndarray:
     return _fitted(problem, out.plan, exact).astype(problem.dtype)
 
 
-def _monotone(problem: Problem, reverse: bool) -> np.ndarray:
-    """The coupling that keeps (or reverses) the order of the points: north-west corner rule."""
+def _monotone(problem: Problem, reverse: bool) -> Any:
+    """The coupling that keeps (or reverses) the order of the points: north-west corner rule, a walk that is done on the host."""
     out = np.zeros(problem.shape)
+    all_p, all_q = problem.be.host(problem.p), problem.be.host(problem.q)
     for b, (n, k) in enumerate(problem.size):
-        p, q = problem.p[b, :n] / problem.p[b].sum(), problem.q[b, :k] / problem.q[b].sum()
+        p, q = all_p[b, :n] / all_p[b].sum(), all_q[b, :k] / all_q[b].sum()
         q = q[::-1] if reverse else q
         ends_p, ends_q = np.cumsum(p), np.cumsum(q)
         cuts = np.unique(np.minimum(np.concatenate((ends_p, ends_q)), 1.0))
@@ -106,13 +109,14 @@ def _monotone(problem: Problem, reverse: bool) -> np.ndarray:
         i = np.minimum(np.searchsorted(ends_p, middle), n - 1)
         j = np.minimum(np.searchsorted(ends_q, middle), k - 1)
         np.add.at(out[b], (i, k - 1 - j if reverse else j), mass)
-    return _fitted(problem, out, True).astype(problem.dtype)
+    return _fitted(problem, problem.be.xp.asarray(out), True).astype(problem.dtype)
 
 
-def _random(problem: Problem, rng: np.random.Generator) -> np.ndarray:
-    """The product plan with log-normal noise, brought back to the marginals by a few scalings."""
-    T = problem.p[:, :, None] * problem.q[:, None, :] * np.exp(2.0 * rng.standard_normal(problem.shape))
+def _random(problem: Problem, rng: np.random.Generator) -> Any:
+    """The product plan with log-normal noise (the same everywhere), brought back to the marginals by a few scalings."""
+    xp = problem.be.xp
+    T = problem.p[:, :, None] * problem.q[:, None, :] * xp.asarray(np.exp(2.0 * rng.standard_normal(problem.shape)))
     for _ in range(10):
-        T *= (problem.p / np.maximum(T.sum(2), 1e-300))[:, :, None]
-        T *= (problem.q / np.maximum(T.sum(1), 1e-300))[:, None, :]
+        T *= (problem.p / xp.maximum(T.sum(2), 1e-300))[:, :, None]
+        T *= (problem.q / xp.maximum(T.sum(1), 1e-300))[:, None, :]
     return _fitted(problem, T, True).astype(problem.dtype)

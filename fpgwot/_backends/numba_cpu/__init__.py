@@ -32,6 +32,7 @@ name = "numba"
 xp = np
 matmul = np.matmul
 host = np.asarray
+factors = True
 LARGE = 1_000_000  # entries from which the inner loop is left to the interpreter: it costs nothing there, and can be interrupted
 
 

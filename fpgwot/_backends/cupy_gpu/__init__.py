@@ -1,0 +1,324 @@
+"""CuPy on the GPU: the primitives of `_protocol` as launches of the kernels in `cuda/`.
+
+`Gpu` gets CuPy as an argument, so that the same host code runs on a stand-in where there is no GPU. Matrices stay on the device;
+flags and numbers per problem come from the host and are kept there by value, since a loop sends the same ones again and again.
+The linear programs of the exact solver are not here: that solver copies its problem to the host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .. import inner
+from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
+from . import _source
+
+THREADS = 512  # most threads of a block
+SEGMENT, TILE, WINDOW_FROM = 32, 64, 33  # of structured.cu: points of a segment, lines of a block; widest band entry by entry + 1
+KEPT = 256  # small arrays of the host that are kept on the device
+_COLUMNS = re.compile(r"_rows<\w+, (\d+)>")
+_DTYPES = {"double": np.float64, "float": np.float32, "i64": np.int64, "bool": np.bool_}
+
+
+@cache
+def _signature(file: str, kernel: str) -> tuple[str, ...]:
+    """Types of the parameters of a kernel, in the words of its source: "real*", "i64", ..."""
+    found = re.search(rf"\n(?:__global__ void __launch_bounds__\([\w, ]+\)\s+)?{kernel}\(([^)]*)\)\s*{{", _source.code(file))
+    assert found is not None
+    return tuple(re.sub(r"const |\s*\w+$", "", x.strip()) for x in found[1].replace("\n", " ").split(","))
+
+
+class Gpu:
+    """The primitives on arrays of `cp`, which is CuPy or stands for it; `threads` limits a block (for tests)."""
+
+    name = "cupy"
+    factors = False  # the diagonal preconditions Newton systems here
+
+    def __init__(self, cp: Any, threads: int = THREADS) -> None:
+        self.cp, self.xp, self.threads = cp, cp, threads
+        self.ascend = inner.interpreted(self)
+        self._kernels: dict[str, Any] = {}
+        self._kept: dict[Any, Any] = {}
+
+    # ------------------------------------------------------------------------------------------------------- arrays and launches
+
+    def host(self, x: Any) -> np.ndarray:
+        """A copy on the host; NumPy arrays as they are."""
+        return np.asarray(self.cp.asnumpy(x) if isinstance(x, self.cp.ndarray) else x)
+
+    def device(self, x: Any, dtype: Any = None) -> Any:
+        """An array of the host on the device, kept by value on the stream in use; device arrays as they are."""
+        if isinstance(x, self.cp.ndarray):
+            return x
+        x = np.ascontiguousarray(x, dtype)
+        key = x.dtype.str, x.shape, x.tobytes(), self.cp.cuda.get_current_stream().ptr
+        if key not in self._kept:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[key] = self.cp.asarray(x)
+        return self._kept[key]
+
+    @staticmethod
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Plain code over the numbers of each problem, left to the interpreter."""
+        return function
+
+    def matmul(self, A: Any, B: Any, out: Any = None) -> Any:
+        """Stacked matrix products by cuBLAS."""
+        return self.cp.matmul(self.device(A), self.device(B), out=out)
+
+    def _kernel(self, file: str, expression: str, real: str | None) -> Any:
+        """Compiled when first used, with the other kernels of its file, type and number of columns."""
+        if expression not in self._kernels:
+            cols = _COLUMNS.findall(expression)
+            together = [x for x in _source.expressions(file, real) if _COLUMNS.findall(x) == cols]
+            module = self.cp.RawModule(code=_source.code(file), options=("-std=c++17",), name_expressions=together)
+            for name in together:
+                self._kernels.setdefault(name, module.get_function(name))
+        return self._kernels[expression]
+
+    def _launch(self, file: str, pattern: str, like: Any, grid: tuple[int, ...], threads: int, *args: Any, **choice: Any) -> None:
+        """Run a kernel for the type of `like`: scalars are cast, arrays checked against the source's signature."""
+        real = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}[np.dtype(like.dtype)]
+        expression = pattern.format(real=real, **choice)
+        kinds = _signature(file, pattern.partition("<")[0])
+        if len(kinds) != len(args):
+            raise TypeError(f"{expression} takes {len(kinds)} arguments {kinds}, got {len(args)}")
+        ready = []
+        for kind, x in zip(kinds, args, strict=True):
+            base = kind.rstrip("*")
+            dtype = _DTYPES[real if base == "real" else base]
+            if not kind.endswith("*"):
+                ready.append(dtype(x))
+                continue
+            x = self.device(x, dtype)
+            if x.dtype != dtype or not x.flags.c_contiguous:
+                raise TypeError(f"{expression}: {kind} needs a contiguous array of {np.dtype(dtype)}, got {x.dtype}")
+            ready.append(x)
+        if max(grid[1:], default=0) > 65535:
+            raise ValueError(f"{grid[1]} problems in one batch: the GPU takes 65,535 at once; split the batch")
+        self._kernel(file, expression, real)(grid, (threads,), tuple(ready))
+
+    # ------------------------------------------------------------------------------------------------------ gradient and its sums
+
+    def gradient(self, A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> Any:  # type: ignore[no-untyped-def]
+        B, n, m = A.shape
+        blocks, out = s.sums.shape[1], self.cp.empty((B, SUMS))
+        layers = [(A, 0) if x is None else (x, len(x)) for x in (M, bias)]
+        self._launch(
+            "gradient.cu", "gradient<{real}>", A, (B * blocks,), 256,
+            A, *layers[0], *layers[1], T, T0, L, s.rows, s.cols, s.vals, r, c, wl, wq, first, s.size, on, s.sums, blocks, n, m,
+        )  # fmt: skip
+        self._launch("gradient.cu", "gradient_sums", A, (B,), 256, s.sums, blocks, out)
+        return out
+
+    def marginal_sums(self, mu, nu, mu0, nu0, s1, s2, r, c, s: Scaling) -> Any:  # type: ignore[no-untyped-def]
+        (B, n), m = mu.shape, nu.shape[1]
+        out = self.cp.empty((B, MARGINAL_SUMS))
+        squares = (mu, nu, 0) if s1 is None else (s1, s2, 1)
+        args = mu, nu, mu0, nu0, *squares, r, c, s.rows, s.cols, s.vals, s.size, out, n, m
+        self._launch("columns.cu", "marginal_sums", s.v, (B,), self._round(max(n, m), 256), *args)
+        return out
+
+    def roughness(self, T: Any, G: Any, weight: Any, size: Any, on: np.ndarray) -> Any:
+        B, n, m = T.shape
+        blocks = -(-n // ROWS)
+        part, out = self.cp.empty((B, blocks)), self.cp.empty(B)
+        args = T, G, weight, size, on, part, blocks, n, m
+        self._launch("gradient.cu", "roughness<{real}>", T, (B * blocks,), 256, *args)
+        self._launch("gradient.cu", "block_sums", T, (B,), 256, part, blocks, out)
+        return out
+
+    def spread(self, G: Any, s: Scaling) -> Any:
+        B, n, m = G.shape
+        blocks = s.part.shape[1]
+        part, out = self.cp.empty((B, blocks)), self.cp.empty(B)
+        self._launch("gradient.cu", "spread<{real}>", G, (B * blocks,), 256, G, s.size, part, blocks, n, m)
+        self._launch("gradient.cu", "block_sums", G, (B,), 256, part, blocks, out)
+        return out
+
+    # --------------------------------------------------------------------------------------------------------- kernel and plan
+
+    def column_logsums(self, L: Any, s: Scaling, on: np.ndarray) -> Any:
+        B, n, m = L.shape
+        blocks, threads = s.part.shape[1], self._round(m, 256)
+        chunks = -(-m // threads)
+        high, out = self.cp.empty_like(s.part), self.cp.empty((B, m))
+        state = s.rows, s.cols, s.vals, s.size, on
+        file = "kernel.cu"
+        self._launch(file, "column_logsums<{real}>", L, (B * blocks, chunks), threads, L, *state, high, s.part, blocks, n, m)
+        self._launch(file, "column_logsums_join<{real}>", L, (B, chunks), threads, high, s.part, *state, out, blocks, n, m)
+        return out
+
+    def kernel(self, L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no-untyped-def]
+        B, n, m = T.shape
+        blocks = s.part.shape[1]
+        args = L, G, T, T0, s.rows, s.cols, s.vals, s.size, beta, fresh, on, blocks, n, m
+        self._launch("kernel.cu", "kernel_matrix<{real}>", T, (B * blocks,), 256, *args)
+
+    def plan(self, K: Any, s: Scaling, on: np.ndarray) -> None:
+        B, n, m = K.shape
+        blocks = s.part.shape[1]
+        args = K, s.rows, s.cols, s.vals, s.size, s.v, on, blocks, n, m
+        self._launch("kernel.cu", "plan<{real}>", K, (B * blocks,), 256, *args)
+
+    # ------------------------------------------------------------------------------------------------------- one fused read of K
+
+    def _round(self, count: int, most: int) -> int:
+        """Threads for `count` items: whole warps."""
+        return min(most, self.threads, -(-count // 32) * 32)
+
+    def _shape(self, m: int, dtype: Any) -> tuple[int, int]:
+        """Threads of a block and columns of a thread for the fused read; 0 columns where they do not fit into registers."""
+        threads = self._round(-(-m // 4), self.threads)
+        need = -(-m // threads)
+        kept = _source.COLUMNS["float" if dtype == np.float32 else "double"]
+        return threads, min((x for x in kept if x >= need), default=0)
+
+    def _columns(self, name: str, like: Any, s: Scaling, *args: Any) -> None:
+        """A kernel with a thread for each column."""
+        B, m = s.v.shape
+        threads = self._round(m, 256)
+        self._launch("scaling.cu", name, like, (-(-m // threads), B), threads, *args)
+
+    def sweep(self, K: Any, s: Scaling, on: np.ndarray) -> None:
+        B, n, m = K.shape
+        blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
+        self._columns("column_factors<{real}>", K, s, *state, s.v, on, n, m)
+        threads, cols = self._shape(m, K.dtype)
+        rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
+        self._launch("scaling.cu", "sweep_rows<{real}, {cols}>", K, (B * blocks,), threads, *rows, cols=cols)
+        threads = self._round(m, 512 if m <= self.threads else 256)
+        chunks = -(-m // threads)
+        part_c = self.cp.empty((B, chunks, 4))
+        columns = s.v, s.part, s.sums, part_c, on, blocks, n, m
+        self._launch("scaling.cu", "sweep_columns<{real}>", K, (chunks, B), threads, *state, *columns)
+        if chunks > 1:
+            numbers = s.sums, part_c, chunks, on, blocks, n, m
+            self._launch("scaling.cu", "sweep_numbers", K, (B,), self._round(256, 256), *state, *numbers)
+
+    def _fold(self, K: Any, s: Scaling, on: np.ndarray) -> tuple[Any, int]:
+        """Room for a number a column, with the sums over blocks of rows in it where those are many; and whether they are."""
+        B, n, m = K.shape
+        folded, many = self.cp.empty((B, m + 1)), int(m > self.threads)
+        if many:
+            self._columns("fold<{real}>", K, s, s.part, s.size, on, folded, s.part.shape[1], m)
+        return folded, many
+
+    def newton(self, K: Any, s: Scaling, on: np.ndarray) -> None:
+        B, n, m = K.shape
+        blocks, state, threads = s.part.shape[1], (s.rows, s.cols, s.vals, s.size), self._round(m, 256)
+        rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
+        self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *rows)
+        rest = s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
+        self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *state, *rest)
+
+    def factor(self, K: Any, s: Scaling, on: np.ndarray) -> np.ndarray:
+        return np.zeros(len(on), int)
+
+    def cg(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
+        B, n, m = K.shape
+        blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
+        vd = self.cp.empty_like(s.v)
+        self._columns("direction_factors<{real}>", K, s, *state, s.v, vd, on, n, m)
+        threads, cols = self._shape(m, K.dtype)
+        rest = vd, s.part, s.sums, on, blocks, n, m
+        self._launch("scaling.cu", "cg_rows<{real}, {cols}>", K, (B * blocks,), threads, K, *state, *rest, cols=cols)
+        args = *state, s.v, s.part, s.sums, *self._fold(K, s, on), stop, on, blocks, n, m
+        self._launch("scaling.cu", "cg_columns<{real}>", K, (B,), self._round(m + 1, 512), *args)
+
+    # ------------------------------------------------------------------------------------------------------------- vectors only
+
+    def anderson(self, s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
+        (B, m), n = s.v.shape, s.rows.shape[2]
+        args = s.rows, s.cols, s.vals, s.size, s.hist, restart, on, n, m
+        self._launch("columns.cu", "anderson", s.v, (B,), self._round(m + 1, 256), *args)
+
+    def trial(self, s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
+        (B, m), n = s.v.shape, s.rows.shape[2]
+        args = s.rows, s.cols, s.vals, s.size, a, on, n, m
+        self._launch("columns.cu", "trial", s.v, (B,), self._round(m + 1, 256), *args)
+
+    # ------------------------------------------------------------------------------------------------------- structure products
+
+    def _scan(self, X: Any, kind: str, gaps: np.ndarray, a: float, b: float, axis: int, out: Any) -> Any:
+        """A product by running sums: the ends of all segments, the way along them, the points inside."""
+        X, Y, n, lines, segments, grid = self._lines(X, axis, out)
+        numbers = 3 if kind == "Square" else 2
+        carry = self.cp.empty((len(X), 2, numbers, segments, lines))
+        reach, rest, choice = self.cp.empty(segments), (n, lines, segments), {"kind": kind, "axis": axis}
+        file, size = "structured.cu", len(X) * lines
+        self._launch(file, "scan_segments<{real}, {kind}, {axis}>", X, grid, TILE, X, gaps, carry, reach, *rest, **choice)
+        self._launch(file, "scan_carries<{kind}>", X, (-(-size // TILE),), TILE, carry, reach, len(X), lines, segments, kind=kind)
+        self._launch(file, "scan_lines<{real}, {kind}, {axis}>", X, grid, TILE, X, gaps, carry, a, b, Y, *rest, **choice)
+        return self._done(Y, out)
+
+    def _lines(self, X: Any, axis: int, out: Any) -> tuple[Any, Any, int, int, int, tuple[int]]:
+        """X and its product's buffer, contiguous; points and number of its lines, segments of a line, grid of blocks."""
+        X = self.cp.ascontiguousarray(X)
+        Y = self.cp.empty_like(X) if out is None or not out.flags.c_contiguous else out
+        n, lines = (X.shape[2], X.shape[1]) if axis else (X.shape[1], X.shape[2])
+        segments = -(-n // SEGMENT)
+        return X, Y, n, lines, segments, (len(X) * segments * -(-lines // TILE),)
+
+    @staticmethod
+    def _done(Y: Any, out: Any) -> Any:
+        if out is not None and out is not Y:
+            out[...] = Y
+            return out
+        return Y
+
+    def power_matmul(self, X: Any, gaps: np.ndarray, power: int, scale: float, axis: int, out: Any = None) -> Any:
+        """scale |t_i - t_k|^power times X for power 1 or 2; gaps[i] = t_i - t_(i-1), gaps[0] = 0."""
+        return self._scan(X, ("Distance", "Square")[power - 1], gaps, scale, 0.0, axis, out)
+
+    def decay_matmul(self, X: Any, ratios: np.ndarray, weight: float, offset: float, axis: int, out: Any = None) -> Any:
+        """offset + weight exp(-|t_i - t_k|) times X; ratios[i] = exp(-(t_i - t_(i-1))), ratios[0] = 0."""
+        return self._scan(X, "Decay", ratios, weight, offset, axis, out)
+
+    def toeplitz_matmul(self, X: Any, weights: np.ndarray, axis: int, out: Any = None) -> Any:
+        """Symmetric Toeplitz band times X; weights[lag] for lag = 0 ... width, zero beyond."""
+        weights = np.ascontiguousarray(weights, dtype=float)
+        width, file = len(weights) - 1, "structured.cu"
+        X, Y, n, lines, segments, grid = self._lines(X, axis, out)
+        if width >= WINDOW_FROM and (weights[1:] == weights[1]).all():
+            carry, rest = self.cp.empty((len(X), 2, 1, segments, lines)), (n, lines, segments)
+            reach, gaps = self.cp.empty(segments), np.zeros(n)
+            self._launch(file, "scan_segments<{real}, Total, {axis}>", X, grid, TILE, X, gaps, carry, reach, *rest, axis=axis)
+            on, off = weights[0] - weights[1], weights[1]
+            self._launch(file, "toeplitz_window<{real}, {axis}>", X, grid, TILE, X, carry, on, off, width, Y, *rest, axis=axis)
+        else:
+            B, rows, cols = X.shape
+            threads = self._round(cols, 256)
+            grid = (B * rows * -(-cols // threads),)
+            self._launch(file, "toeplitz_band<{real}, {axis}>", X, grid, threads, X, weights, width, Y, rows, cols, axis=axis)
+        return self._done(Y, out)
+
+
+@cache
+def backend() -> Gpu:
+    """The backend on CuPy itself; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise ImportError(f"CuPy is installed but cannot be imported ({error})") from error
+        raise ImportError(
+            "backend 'cupy' needs CuPy: pip install 'fpgwot[cuda12]' or 'fpgwot[cuda13]', whichever the driver supports"
+        ) from None
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
+        raise ImportError(f"CuPy is installed but cannot be imported ({error})") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        text = str(error).splitlines()[0]
+        what = "no CUDA driver, or one too old for this CuPy" if "Driver" in text else "no CUDA device"
+        raise RuntimeError(f"backend 'cupy' finds {what} ({text})") from error
+    if count == 0:
+        raise RuntimeError("backend 'cupy' finds no CUDA device")
+    return Gpu(cupy)

@@ -1,0 +1,90 @@
+"""The CUDA source as the compiler gets it: the names of `_protocol` in front, then `common.cuh` and one of the kernel files.
+
+CuPy's cache does not look into included files, so everything is one string; `#line` makes errors name the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from .. import _protocol as ix
+
+FOLDER = Path(__file__).parent / "cuda"
+REALS = ("float", "double")
+COLUMNS = {"float": (1, 2, 4, 8, 16, 0), "double": (1, 2, 4, 8, 0)}  # columns of a thread; 0: more than registers hold
+# Kernels of each file, with the most registers a thread may take on any architecture. {real}, {cols}, {kind}, {axis}: one
+# kernel for each type, number of columns, kind of scan and direction
+KERNELS = {
+    "gradient.cu": {
+        "gradient<{real}>": 128,
+        "gradient_sums": 64,
+        "roughness<{real}>": 96,
+        "spread<{real}>": 64,
+        "block_sums": 40,
+    },
+    "kernel.cu": {
+        "column_logsums<{real}>": 64,
+        "column_logsums_join<{real}>": 64,
+        "kernel_matrix<{real}>": 128,
+        "plan<{real}>": 64,
+    },
+    "scaling.cu": {
+        "column_factors<{real}>": 64,
+        "sweep_rows<{real}, {cols}>": 128,
+        "sweep_columns<{real}>": 128,
+        "sweep_numbers": 64,
+        "fold<{real}>": 40,
+        "newton_rows<{real}>": 64,
+        "newton_columns<{real}>": 96,
+        "direction_factors<{real}>": 40,
+        "cg_rows<{real}, {cols}>": 128,
+        "cg_columns<{real}>": 128,
+    },
+    "columns.cu": {"anderson": 200, "trial": 64, "marginal_sums": 96},
+    "structured.cu": {
+        "scan_segments<{real}, {kind}, {axis}>": 96,
+        "scan_segments<{real}, Total, {axis}>": 96,
+        "scan_carries<{kind}>": 64,
+        "scan_lines<{real}, {kind}, {axis}>": 128,
+        "toeplitz_window<{real}, {axis}>": 128,
+        "toeplitz_band<{real}, {axis}>": 64,
+    },
+}
+KINDS, AXES = ("Distance", "Square", "Decay"), ("0", "1")
+
+
+def _constants() -> str:
+    """The names of `_protocol` as C++ constants."""
+    lines = []
+    for name, value in vars(ix).items():
+        if name.isupper() and isinstance(value, (int, float)):
+            lines.append(f"constexpr {'int' if isinstance(value, int) else 'double'} {name} = {value!r};")
+    return "#pragma nv_diag_suppress 177\nnamespace ix {\n" + "\n".join(lines) + "\n}\n"
+
+
+@cache
+def code(file: str) -> str:
+    """The source of one file of kernels, with all that it needs."""
+    parts = [_constants()]
+    for name in ("common.cuh", file):
+        parts.append(f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}')
+    return "\n".join(parts)
+
+
+def expressions(file: str, real: str | None = None) -> dict[str, int]:
+    """Every kernel of a file as a C++ expression, with its register ceiling; those of one type, or all."""
+    found = {}
+    for pattern, registers in KERNELS[file].items():
+        for one in REALS if real is None else (real,):
+            for cols in COLUMNS[one] if "{cols}" in pattern else ("",):
+                for kind in KINDS if "{kind}" in pattern else ("",):
+                    for axis in AXES if "{axis}" in pattern else ("",):
+                        found[pattern.format(real=one, cols=cols, kind=kind, axis=axis)] = registers
+    return found
+
+
+def fingerprint() -> str:
+    """Hash of everything that is compiled: what a measurement on a device refers to."""
+    return hashlib.sha256("".join(code(file) for file in KERNELS).encode()).hexdigest()[:16]
