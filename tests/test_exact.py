@@ -11,25 +11,26 @@ import pytest
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
-from fpgwot._backends import network_simplex, numpy_lp
+from fpgwot._backends import network_simplex, numba_cpu, numpy_lp
 from fpgwot._backends.numba_cpu import lp as numba_lp
-from fpgwot._solvers import frank_wolfe, linear_program
+from fpgwot._backends.numba_cpu import simplex
+from fpgwot._solvers import frank_wolfe
 from fpgwot._solvers.frank_wolfe import Energy, solve
 from fpgwot._solvers.linear_program import LinearProgram
 from fpgwot.marginals import balanced, kl_penalty, partial_mass
 from fpgwot.structure import Dense
 
 PRIMITIVES = [
-    *("fgw_gradient", "lp_reduce", "lp_candidates", "lp_violated", "lp_arcs", "lp_flow", "plan_sums", "plan_pairing"),
+    *("fgw_gradient", "lp_basis", "lp_solve", "lp_nearest", "plan_sums", "plan_pairing"),
     *("product_factors", "square_matvec", "plan_energy", "active_weights"),
 ]
 
 
 def backend(module):
-    return SimpleNamespace(sparse_lp=network_simplex.sparse_lp, **{name: getattr(module, name) for name in PRIMITIVES})
+    return SimpleNamespace(**{name: getattr(module, name) for name in PRIMITIVES})
 
 
-NUMBA, NUMPY = backend(numba_lp), backend(numpy_lp)
+NUMBA, NUMPY = backend(numba_cpu), backend(numpy_lp)
 
 
 # ------------------------------------------------------------------------------------------------------------- oracles
@@ -76,13 +77,14 @@ def random_problem(n, m, seed, symmetric=True, uniform=False):
     return M, C1, C2, p, q
 
 
-def sequences(n, m, seed):
-    """Two noisy sequences of eight steps, two of them swapped, a quarter of the frames background."""
+def sequences(n, m, seed, ties=True):
+    """Two noisy sequences of eight steps, two of them swapped, a quarter of the frames background: the same one with `ties`."""
     rng = np.random.default_rng(seed)
     steps, order = rng.normal(size=(8, 16)), np.array([0, 1, 2, 4, 3, 5, 6, 7])
     X, Y = (steps[o[np.arange(k) * 8 // k]] + 0.7 * rng.normal(size=(k, 16)) for k, o in ((n, np.arange(8)), (m, order)))
     for Z in (X, Y):
-        Z[rng.random(len(Z)) < 0.25] = rng.normal(size=16)
+        background = rng.random(len(Z)) < 0.25
+        Z[background] = rng.normal(size=16 if ties else (background.sum(), 16))
         Z /= np.linalg.norm(Z, axis=1, keepdims=True)
     C1, C2 = (np.abs(np.subtract.outer(np.arange(k), np.arange(k))) / k for k in (n, m))
     return 1 - X @ Y.T, C1, C2, np.full(n, 1 / n), np.full(m, 1 / m)
@@ -138,8 +140,8 @@ RULE = {None: "balanced", "rows": "rows", "columns": "columns"}
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 5), (7, 4), (9, 12), (34, 31)])
 def test_linear_ot_equals_linprog(n, m, mass, be, monkeypatch):
     M, _, _, p, q = random_problem(n, m, seed=n)
-    for all_arcs in (0, 10**6) if n * m < 200 else (0,):
-        monkeypatch.setattr(linear_program, "ALL_ARCS_UP_TO", all_arcs)
+    for dense_up_to in (10**6, 0):  # sweeps over all pairs, or most pivots on few arcs
+        monkeypatch.setattr(simplex, "DENSE_UP_TO", dense_up_to)
         for shift in (0.0, -5.0, 5.0):
             res = fgw(M + shift, None, None, p, q, mass, alpha=0.0, be=be)
             assert res.status == "converged" and res.value_quad == 0
@@ -152,15 +154,62 @@ def test_linear_ot_equals_linprog(n, m, mass, be, monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mass", [None, 0.7])
 def test_few_arcs_are_as_good_as_all(seed, mass, monkeypatch):
-    """Structured costs, several rounds: started from one arc a node, the dual check must find what is missing."""
+    """Structured costs: started from one arc a node, the sweeps over all pairs must find what is missing."""
     M, _, _, p, q = sequences(60, 50, seed)
-    monkeypatch.setattr(linear_program, "K_COLD", 1)
-    few = fgw(M, None, None, p, q, mass, alpha=0.0)
-    monkeypatch.setattr(linear_program, "ALL_ARCS_UP_TO", 10**6)
     everything = fgw(M, None, None, p, q, mass, alpha=0.0)
-    assert few.n_rounds > 1 and everything.n_rounds == 1
+    monkeypatch.setattr(simplex, "DENSE_UP_TO", 0)
+    monkeypatch.setattr(simplex, "K_COLD", 1)
+    few = fgw(M, None, None, p, q, mass, alpha=0.0)
+    assert few.n_rounds > 2
     assert few.value_linear == pytest.approx(everything.value_linear, rel=1e-12)
     check(few, p, q, mass)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "random", "integers", "tiny", "one heavy"])
+@pytest.mark.parametrize("mass", [None, 0.3, "priced"])
+def test_simplex_equals_pots(kind, mass):
+    """Own basis against POT's simplex on all arcs: value, marginals and duals, cold and from the last basis, with ties."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        n, m = rng.integers(1, 40, 2)
+        if kind == "uniform":
+            p, q = np.full(n, 1 / n), np.full(m, 1 / m)
+        elif kind == "tiny":
+            p, q = (rng.dirichlet(np.full(k, 0.02)) + 1e-25 for k in (n, m))
+        elif kind == "one heavy":
+            p, q = (np.append(np.full(k - 1, 1e-9), 1.0) for k in (n, m))
+        else:
+            p, q = rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(m))
+        p, q = p / p.sum(), q / q.sum()
+        free = mass == "priced"
+        args = (p, q, mass if mass == 0.3 else 1.0, mass is not None, mass is not None, free)
+        own, pots = NUMBA.lp_basis(*args), NUMPY.lp_basis(*args)
+        for _ in range(3):
+            G = rng.integers(-3, 4, (n, m)).astype(float) if kind == "integers" else rng.normal(size=(n, m)) - 0.3
+            top = np.abs(G).max()
+            (code, x, u, v, low, limit, _), (code0, x0, *_) = NUMBA.lp_solve(own, G, top), NUMPY.lp_solve(pots, G, top)
+            assert np.all(np.diff(code) > 0) and x.min(initial=1.0) > 0 and limit <= low <= 0
+            assert x @ G.ravel()[code] == pytest.approx(x0 @ G.ravel()[code0], abs=1e-12)
+            row, col = (np.bincount(k, x, size) for k, size in zip(np.divmod(code, m), (n, m), strict=True))
+            if mass is None:
+                np.testing.assert_allclose(row, p, rtol=1e-12, atol=1e-15)
+                np.testing.assert_allclose(col, q, rtol=1e-12, atol=1e-15)
+            assert np.all(row <= p + 1e-15) and np.all(col <= q + 1e-15)
+            if mass == 0.3:
+                assert x.sum() == pytest.approx(0.3, rel=1e-14)
+            assert (G - u[:n, None] - v[:m]).min() >= limit
+            assert np.all(np.abs(G - u[:n, None] - v[:m]).ravel()[code] <= -limit)
+
+
+@pytest.mark.parametrize("mass", [None, 0.6])
+def test_equal_weights_give_whole_matches(mass):
+    """With n = m and equal weights a vertex is a matching: entries 1/n to the last digit and no crumbs."""
+    n = 45
+    p = np.full(n, 1 / n)
+    M = np.random.default_rng(0).integers(0, 3, (n, n)).astype(float)
+    res = fgw(M, None, None, p, p, mass, alpha=0.0)
+    assert np.count_nonzero(res.plan) == (n if mass is None else 27)
+    assert np.all(np.abs(res.plan[res.plan > 0] - 1 / n) <= 1e-17)
 
 
 def test_later_programs_start_from_the_last_one():
@@ -177,9 +226,9 @@ def test_later_programs_start_from_the_last_one():
 
 def test_public_simplex_gives_the_same(monkeypatch):
     M, C1, C2, p, q = sequences(40, 40, 1)
-    private = fgw(M, C1, C2, p, q, 0.8)
+    private = fgw(M, C1, C2, p, q, 0.8, be=NUMPY)
     monkeypatch.setattr(network_simplex, "_compiled", lambda: None)
-    public = fgw(M, C1, C2, p, q, 0.8)
+    public = fgw(M, C1, C2, p, q, 0.8, be=NUMPY)
     np.testing.assert_allclose(public.plan, private.plan, atol=1e-15)
     check(public, p, q, 0.8)
 
@@ -205,38 +254,33 @@ def test_infeasible_arcs_raise(private, monkeypatch):
 
 # ---------------------------------------------------------------------------------------------------- primitives' twins
 @pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 4), (5, 9, 3), (40, 33, 8), (130, 70, 16), (300, 290, 8)])
-def test_lp_primitives_equal_their_twins(n, m, k):
+def test_candidates_hold_the_nearest_arcs(n, m, k):
     rng = np.random.default_rng(n)
     G = rng.normal(size=(n, m))
     G[rng.random((n, m)) < 0.1] = 1e30
     top = np.abs(G[G < 1e29]).max(initial=0.0)
-    u, v = NUMBA.lp_reduce(G, top)
-    np.testing.assert_allclose((*u, *v), np.concatenate(NUMPY.lp_reduce(G, top)), atol=1e-15)
-    extra = rng.choice(n * m, size=min(5, n * m))
-    fast, plain = NUMBA.lp_candidates(G, u, v, k, extra), NUMPY.lp_candidates(G, u, v, k, extra)
+    u, v = numba_lp.lp_reduce(G, top)
+    np.testing.assert_allclose(u, np.minimum(G.min(1), top), atol=0)
+    np.testing.assert_allclose(v, np.minimum((G - u[:, None]).min(0), 2 * top), atol=0)
+    reduced = np.where(G < 1e29, G - u[:, None] - v, np.inf)
+    near = np.concatenate([np.argsort(reduced, 1)[:, :k].ravel() + 0, np.argsort(reduced, 0)[:k].ravel()])
+    rows = np.concatenate([np.repeat(np.arange(n), min(k, m)), near[n * min(k, m) :]])
+    cols = np.concatenate([near[: n * min(k, m)], np.tile(np.arange(m), min(k, n))])
+    plain = np.unique((rows * m + cols)[reduced[rows, cols] < np.inf])
+    fast = numba_lp.lp_candidates(G, u, v, k)
     assert np.all(np.diff(fast) > 0) and np.isin(plain, fast).all()
-    assert np.isin(fast[G.ravel()[fast] >= 1e29], extra).all()
-    assert len(fast) <= 3 * k * (n + m) + 5
-    ends = np.arange(3), np.full(3, m)
-    for a, b in zip(NUMBA.lp_arcs(G, fast, *ends, 7.0), NUMPY.lp_arcs(G, fast, *ends, 7.0), strict=True):
-        np.testing.assert_array_equal(a, b)
-    flow = rng.integers(0, n + 1, 20).astype(np.uint64), (np.arange(20) % (m + 1)).astype(np.uint64), rng.normal(size=20)
-    flow = tuple(x[np.unique(flow[0] * np.uint64(m + 1) + flow[1], return_index=True)[1][::-1]] for x in flow)
-    for a, b in zip(NUMBA.lp_flow(*flow, n, m), NUMPY.lp_flow(*flow, n, m), strict=True):
-        np.testing.assert_array_equal(a, b)
-    w = v + 0.3 * rng.random(m)
-    for limit in (-1e-12, -0.2, -10.0):
-        (codes, low), (plain, plain_low) = NUMBA.lp_violated(G, u, w, k, limit), NUMPY.lp_violated(G, u, w, k, limit)
-        np.testing.assert_array_equal(codes, plain)
-        assert low == pytest.approx(plain_low, abs=1e-14)
+    assert np.all(G.ravel()[fast] < 1e29) and len(fast) <= 3 * k * (n + m)
+    for by_row in (True, False):
+        np.testing.assert_array_equal(NUMBA.lp_nearest(G, by_row), NUMPY.lp_nearest(G, by_row))
 
 
 def test_parallel_forms_equal_the_serial_ones(monkeypatch):
     """Blocks do not depend on the number of threads; only the threshold that picks a form is moved here."""
     M, C1, C2, p, q = sequences(150, 130, 3)
+    monkeypatch.setattr(simplex, "DENSE_UP_TO", 0)
     serial = fgw(M, C1, C2, p, q, 0.8)
-    for name in ("_gradient", "_column_limits", "_near_pairs", "_violated", "_plan_energy"):
-        monkeypatch.setattr(getattr(numba_lp, name), "PARALLEL_FROM", 0, raising=False)
+    for kernel in (numba_lp._gradient, numba_lp._column_limits, numba_lp._near_pairs, numba_lp._plan_energy, simplex._flags):
+        monkeypatch.setattr(kernel, "PARALLEL_FROM", 0, raising=False)
     parallel = fgw(M, C1, C2, p, q, 0.8)
     np.testing.assert_allclose(parallel.plan, serial.plan, atol=1e-15)
     assert parallel.value_quad == pytest.approx(serial.value_quad, rel=1e-13)
@@ -380,7 +424,7 @@ def test_brute_force_over_permutations(seed):
 @pytest.mark.parametrize("mass", [None, 0.8])
 def test_never_above_pot(n, m, mass):
     ot = pytest.importorskip("ot")
-    M, C1, C2, p, q = sequences(n, m, n)
+    M, C1, C2, p, q = sequences(n, m, n, ties=False)  # with ties, stationary points are many and which is met is chance
     res = fgw(M, C1, C2, p, q, mass, alpha=0.3)
     check(res, p, q, mass)
     assert res.status == "converged"

@@ -5,22 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from .._protocol import ROWS, SUMS, Scaling
-from ..network_simplex import sparse_lp  # noqa: F401
 from . import scaling as _k
 from .lp import (  # noqa: F401
     active_weights,
     fgw_gradient,
-    lp_arcs,
-    lp_candidates,
-    lp_flow,
-    lp_reduce,
-    lp_violated,
+    lp_nearest,
     plan_energy,
     plan_pairing,
     plan_sums,
     product_factors,
     square_matvec,
 )
+from .simplex import lp_basis, lp_solve  # noqa: F401
 from .structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
 
 name = "numba"
