@@ -11,11 +11,11 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def fgw_gradient(
-    M: np.ndarray | None, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_quad: float, G: np.ndarray
+    M: np.ndarray | None, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_s: float, w_A: float, G: np.ndarray
 ) -> float:
-    """G <- w_lin M + 2 w_quad (s1 1' + 1 s2' - 2A), forbidden pairs at FORBIDDEN; returns max |G| of the others."""
+    """G <- w_lin M + w_s (s1 1' + 1 s2') + w_A A, forbidden pairs at FORBIDDEN; returns max |G| of the others."""
     allowed = np.ones(G.shape, bool) if M is None else M < FORBIDDEN_FROM
-    G[:] = 2 * w_quad * (s1[:, None] + s2 - 2 * A) + (0.0 if M is None else w_lin * M)
+    G[:] = w_s * (s1[:, None] + s2) + w_A * A + (0.0 if M is None else w_lin * M)
     G[~allowed] = FORBIDDEN
     return float(np.abs(G[allowed]).max(initial=0.0))
 
@@ -36,7 +36,7 @@ def lp_basis(
 def lp_solve(
     basis: tuple[np.ndarray, np.ndarray, bool], G: np.ndarray, top: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float, int]:
-    """min <G,T> by POT's network simplex on all arcs; returns what `numba_cpu.simplex.lp_solve` does. No use is made of earlier calls."""
+    """min <G,T> by POT's network simplex on all arcs; returns what the compiled one does, with no use of earlier calls."""
     (a, b, corner), (n, m) = basis, G.shape
     wall = 2.0 * (len(a) + len(b) + 2) * top + 1.0
     cost = np.zeros((len(a), len(b)))
@@ -68,10 +68,32 @@ def plan_sums(
     return np.bincount(i, x, n), np.bincount(j, x, m), on_M, float(x @ G[i, j])
 
 
-def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray) -> float:
-    """E(T, D) = <s1 1' + 1 s2' - 2A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
+def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray, kappa: float) -> float:
+    """E(T, D) = <s1 1' + 1 s2' + kappa A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
     i, j = np.divmod(code, A.shape[1])
-    return float(x @ (s1[i] + s2[j] - 2 * A[i, j]))
+    return float(x @ (s1[i] + s2[j] + kappa * A[i, j]))
+
+
+def plan_changes(
+    code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, n: int, m: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and entries of D - D0 for sparse plans; changes at rounding are left out."""
+    S = np.zeros(n * m)
+    S[code] += x
+    S[code0] -= x0
+    kept = np.flatnonzero(np.abs(S) > 4 * EPS * max(np.abs(x).max(), np.abs(x0).max(initial=0.0)))
+    return kept // m, kept % m, S[kept]
+
+
+def add_laplacians(code: np.ndarray, x: np.ndarray, weight: float, A: np.ndarray) -> None:
+    """A += weight (L D + D L') for a sparse plan D and the Laplacians L of the paths through rows and columns."""
+    D = np.zeros(A.shape)
+    D.flat[code] = weight * x
+    rows, cols = np.diff(D, axis=0), np.diff(D, axis=1)
+    A[:-1] -= rows
+    A[1:] += rows
+    A[:, :-1] -= cols
+    A[:, 1:] += cols
 
 
 def product_factors(
@@ -79,9 +101,8 @@ def product_factors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factors L (r, n), R (r, m) with L' R = X1' (D - D0) X2 for sparse plans D, D0; changes at rounding are left out."""
     S = np.zeros((len(X1), len(X2)))
-    S.flat[code] += x
-    S.flat[code0] -= x0
-    S[np.abs(S) <= 4 * EPS * max(np.abs(x).max(), np.abs(x0).max(initial=0.0))] = 0.0
+    i, j, d = plan_changes(code, x, code0, x0, *S.shape)
+    S[i, j] = d
     rows, cols = np.flatnonzero(S.any(1)), np.flatnonzero(S.any(0))
     return (X1[rows], S[rows] @ X2) if len(rows) <= len(cols) else (S[:, cols].T @ X1, X2[cols])
 
@@ -110,3 +131,6 @@ def active_weights(H: np.ndarray, c: np.ndarray, w: np.ndarray, tol: float, max_
         w[lo] += step
         w[hi] = 0.0 if step == w[hi] else w[hi] - step
     return w
+
+
+descend = None  # the compiled loop of the small problems has no twin: what it does is `_solvers.frank_wolfe`

@@ -14,10 +14,13 @@ from . import _protocol as ix
 from ._protocol import BEND, BIAS, BREG, CROSS, DRIFT, ENT, FIXED, FORBIDDEN_FROM, KL, LIN, MEMORY, STEP, SUMS, Scaling
 from .numpy_lp import (  # noqa: F401
     active_weights,
+    add_laplacians,
+    descend,
     fgw_gradient,
     lp_basis,
     lp_nearest,
     lp_solve,
+    plan_changes,
     plan_energy,
     plan_pairing,
     plan_sums,

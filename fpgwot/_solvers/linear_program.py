@@ -59,12 +59,27 @@ class LinearProgram:
 
     def __call__(self, G: np.ndarray, top: float) -> tuple[Codes, np.ndarray, float]:
         """Vertex D that minimises <G,D>, top = max|G|: sorted codes, entries, and the smallest reduced cost (or 0)."""
-        code, x, u, v, low, limit, reads = self.be.lp_solve(self.basis, G, top)
+        return self._take(G, *self.be.lp_solve(self.basis, G, top))
+
+    def _take(
+        self, G: np.ndarray, code: Codes, x: np.ndarray, u: np.ndarray, v: np.ndarray, low: float, limit: float, reads: int
+    ) -> tuple[Codes, np.ndarray, float]:
         self.potentials, self.rounds = (u, v), self.rounds + reads
         if self.forbidden:
             code, x = self._allowed(code, x, G.reshape(-1))
         self.support, self.flow, self.noise = code, x / self.scale, -limit * self.mass
         return code, self.flow, low
+
+    def arrays(self) -> tuple[Any, ...]:
+        """What the compiled loop needs to solve these programs itself."""
+        s = self.basis
+        return 0, s.weights[:0], s.a, s.b, s.mass, s.corner, s.tree, s.flow, s.pi, s.weights, s.unit, self.scale
+
+    def adopt(self, G: np.ndarray, program: tuple[Any, ...]) -> float:
+        """Take over the last program of the compiled loop; its smallest reduced cost."""
+        code, x, low, limit, reads = program
+        rows = len(self.basis.a)
+        return self._take(G, code, x * self.scale, self.basis.pi[:rows], self.basis.pi[rows:], low, limit, reads)[2]
 
     def duals(self) -> Duals:
         """(f, g, h) of the last program, with f, g <= 0 on capped sides."""
@@ -117,6 +132,21 @@ class NearestPartner:
             raise ValueError("a point of the hard side has no allowed partner: allow more pairs")
         order = np.argsort(code)
         return code[order], self.weights[order], 0.0
+
+    def arrays(self) -> tuple[Any, ...]:
+        """What the compiled loop needs to solve these programs itself."""
+        none = np.zeros(0, np.int64)
+        tree, real = np.zeros((5, 0), np.int32), np.zeros(0)
+        return 1 if self.by_row else 2, self.weights, none, none, 0, False, tree, none, real, real, 1.0, 1.0
+
+    def adopt(self, G: np.ndarray, program: tuple[Any, ...]) -> float:
+        """Take over the last program of the compiled loop; its smallest reduced cost."""
+        code, reads = program[0], program[4]
+        point = code // self.shape[1] if self.by_row else code % self.shape[1]
+        self.low = np.empty(len(self.weights))
+        self.low[point] = G.ravel()[code]
+        self.rounds += reads
+        return 0.0
 
     def duals(self) -> Duals:
         """The cheapest cost of each point of the hard side; nothing on the free side."""

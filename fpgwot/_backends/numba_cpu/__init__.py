@@ -6,10 +6,13 @@ import numpy as np
 
 from .._protocol import ROWS, SUMS, Scaling
 from . import scaling as _k
+from .descent import descend  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,
+    add_laplacians,
     fgw_gradient,
     lp_nearest,
+    plan_changes,
     plan_energy,
     plan_pairing,
     plan_sums,

@@ -37,21 +37,23 @@ def _groups(n: int, k: int) -> int:
 
 # ---------------------------------------------------------------------------------------------- passes over the matrix
 @kernel
-def _gradient(M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_quad: float, G: np.ndarray) -> float:
+def _gradient(
+    M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_s: float, w_A: float, G: np.ndarray
+) -> float:
     n, m = G.shape
     blocks = (n + ROWS - 1) // ROWS
     top = np.zeros(blocks)
     for b in prange(blocks):
         x = 0.0
         for i in range(b * ROWS, min(n, (b + 1) * ROWS)):
-            g, c = G[i], 2.0 * w_quad * s1[i]
+            g, c = G[i], w_s * s1[i]
             if M is None:
                 for j in range(m):
-                    g[j] = c + 2.0 * w_quad * (s2[j] - 2.0 * A[i, j])
+                    g[j] = c + w_s * s2[j] + w_A * A[i, j]
                     x = max(x, abs(g[j]))
             else:
                 for j in range(m):
-                    t = w_lin * M[i, j] + c + 2.0 * w_quad * (s2[j] - 2.0 * A[i, j])
+                    t = w_lin * M[i, j] + c + w_s * s2[j] + w_A * A[i, j]
                     allowed = M[i, j] < FORBIDDEN_FROM
                     g[j] = t if allowed else FORBIDDEN
                     x = max(x, abs(t) if allowed else 0.0)
@@ -59,12 +61,14 @@ def _gradient(M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: floa
     return top.max()
 
 
-def fgw_gradient(M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_quad: float, G: np.ndarray) -> float:
-    """G <- w_lin M + 2 w_quad (s1 1' + 1 s2' - 2A), forbidden pairs at FORBIDDEN; returns max |G| of the others.
+def fgw_gradient(
+    M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_s: float, w_A: float, G: np.ndarray
+) -> float:
+    """G <- w_lin M + w_s (s1 1' + 1 s2') + w_A A, forbidden pairs at FORBIDDEN; returns max |G| of the others.
 
     M may be None: no such term. One read of each matrix.
     """
-    return float(_gradient(G.size // WORTH, M, A, s1, s2, w_lin, w_quad, G))
+    return float(_gradient(G.size // WORTH, M, A, s1, s2, w_lin, w_s, w_A, G))
 
 
 @jit
@@ -207,18 +211,18 @@ def plan_sums(code: np.ndarray, x: np.ndarray, M: Any, G: np.ndarray) -> tuple[n
 
 
 @jit
-def _pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray) -> float:
+def _pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray, kappa: float) -> float:
     m, y = A.shape[1], 0.0
     for t in range(len(code)):
         i = code[t] // m
         j = code[t] - i * m
-        y += x[t] * (s1[i] + s2[j] - 2.0 * A[i, j])
+        y += x[t] * (s1[i] + s2[j] + kappa * A[i, j])
     return y
 
 
-def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray) -> float:
-    """E(T, D) = <s1 1' + 1 s2' - 2A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
-    return float(_pairing(code, x, s1, s2, A))
+def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray, kappa: float) -> float:
+    """E(T, D) = <s1 1' + 1 s2' + kappa A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
+    return float(_pairing(code, x, s1, s2, A, kappa))
 
 
 @jit
@@ -244,6 +248,30 @@ def _changes(
             rows[i[t]], cols[j[t]] = 0, 0
             t += 1
     return i[:t], j[:t], d[:t], rows, cols
+
+
+def plan_changes(
+    code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, n: int, m: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and entries of D - D0 for sparse plans with sorted codes; changes at rounding are left out."""
+    return _changes(code, x, code0, x0, n, m)[:3]  # type: ignore[no-any-return]
+
+
+@jit
+def add_laplacians(code: np.ndarray, x: np.ndarray, weight: float, A: np.ndarray) -> None:
+    """A += weight (L D + D L') for a sparse plan D and the Laplacians L of the paths through rows and columns."""
+    n, m = A.shape
+    for t in range(len(code)):
+        i, y = code[t] // m, weight * x[t]
+        j = code[t] - i * m
+        for k in (i - 1, i + 1):
+            if 0 <= k < n:
+                A[i, j] += y
+                A[k, j] -= y
+        for k in (j - 1, j + 1):
+            if 0 <= k < m:
+                A[i, j] += y
+                A[i, k] -= y
 
 
 @jit

@@ -14,7 +14,7 @@ A sweep over all rows that finds nothing, with potentials computed afresh from t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
