@@ -42,8 +42,7 @@ class Energy:
         self.parts1, self.parts2 = _parts(C1), _parts(C2)
         self.pairs = list(zip(self.parts1, self.parts2, strict=False)) if self.is_dense else []  # K only where both have one
         self.squared = [] if not self.is_square else [_squared(C) for C in (C1, C2)]  # operators only
-        self._scatter: np.ndarray | None = None
-        self._work: np.ndarray | None = None
+        self._zeros: np.ndarray | None = None
 
     @property
     def is_small(self) -> bool:
@@ -72,29 +71,36 @@ class Energy:
 
     def rank_one(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """A of the plan a b'."""
-        A = np.zeros(self.shape)
         if self.is_dense:
-            for k, (X1, X2) in enumerate(self.pairs):
-                left, right = (X1.T @ a)[:, None], b @ X2
-                if k:
-                    A += left * right
-                else:
-                    np.multiply(left, right, out=A)
+            terms = [(X1.T @ a, b @ X2) for X1, X2 in self.pairs]
         elif self.C1 is not None and self.C2 is not None:
             twins = (False,) if self.C1.is_symmetric and self.C2.is_symmetric else (False, True)
-            for t in twins:
-                left = self.C1.matmul(self.be, a[None, :, None], transpose=t)[0]
-                A += left * self.C2.rmatmul(self.be, b[None, None, :], transpose=not t)[0] / len(twins)
+            column, row = a[None, :, None], b[None, None, :] / len(twins)
+            terms = [
+                (self.C1.matmul(self.be, column, transpose=t)[0, :, 0], self.C2.rmatmul(self.be, row, transpose=not t)[0, 0])
+                for t in twins
+            ]
+        else:
+            terms = [(np.zeros(len(a)), np.zeros(len(b)))]
+        A = np.multiply(terms[0][0][:, None], terms[0][1])
+        for left, right in terms[1:]:
+            A += left[:, None] * right
         if self.smooth:
             A += self.smooth * (_laplacian(a)[:, None] * b + a[:, None] * _laplacian(b))
         return A
 
     def product(
-        self, code: Codes, x: np.ndarray, last: tuple[Codes, np.ndarray] = EMPTY, A: np.ndarray | None = None, out: Any = None
+        self,
+        code: Codes,
+        x: np.ndarray,
+        last: tuple[Codes, np.ndarray] = EMPTY,
+        A: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+        work: np.ndarray | None = None,
     ) -> np.ndarray:
         """A of a sparse plan from that of another, A (none: zero), at the cost of what differs between the two.
 
-        `out`, where given, is written to; it must not be A.
+        `out`, where given, is written to, and `work` overwritten: fresh memory is dear. Neither may be A, nor each other.
         """
         n, m = self.shape
         out = np.empty(self.shape) if out is None else out
@@ -107,7 +113,7 @@ class Energy:
             if thin is not None:
                 _add(thin, A, out)
             else:
-                self._whole(code, x, out)
+                self._whole(code, x, out, np.empty(self.shape) if work is None else work)
                 if A is not None and not len(last[0]):
                     out += A
                 last = EMPTY
@@ -137,19 +143,23 @@ class Energy:
             for t in (True, False)
         ]
 
-    def _whole(self, code: Codes, x: np.ndarray, out: np.ndarray) -> None:
+    def _whole(self, code: Codes, x: np.ndarray, out: np.ndarray, work: np.ndarray) -> None:
         assert self.C1 is not None and self.C2 is not None
-        if self._scatter is None:
-            self._scatter, self._work = np.zeros((1, *self.shape)), np.empty((1, *self.shape))
-        S, work, result = self._scatter, self._work, out[None]
-        S.reshape(-1)[code] = x
-        self.C2.rmatmul(self.be, S, transpose=True, out=work)
-        self.C1.matmul(self.be, work, out=result)
+        T, half = self.scatter(code, x)[None], work[None]
+        self.C2.rmatmul(self.be, T, transpose=True, out=half)
+        self.C1.matmul(self.be, half, out=out[None])
         if not (self.C1.is_symmetric and self.C2.is_symmetric):
-            self.C2.rmatmul(self.be, S, out=work)
-            out += self.C1.matmul(self.be, work, transpose=True)[0]
+            self.C2.rmatmul(self.be, T, out=half)
+            out += self.C1.matmul(self.be, half, transpose=True)[0]
             out *= 0.5
-        S.reshape(-1)[code] = 0.0
+        T.reshape(-1)[code] = 0.0
+
+    def scatter(self, code: Codes, x: np.ndarray) -> np.ndarray:
+        """The plan as a matrix, in the one buffer of zeros that there is."""
+        if self._zeros is None:
+            self._zeros = np.zeros(self.shape)
+        self._zeros.reshape(-1)[code] = x
+        return self._zeros
 
     def pairing(self, code: Codes, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray) -> float:
         """w E(T, D): the bilinear form, from the products of T and the entries of D."""

@@ -160,7 +160,7 @@ def solve(
     if smoothness == 0.0 and (C1 is None or C2 is None or w_quad == 0.0):
         return _linear(be, lp, M, w_lin, G, tol)
     energy = Energy(be, C1, C2, G.shape, w_quad, loss, smoothness)
-    last, last_A, history, status, iteration = EMPTY, None, [], "max_iter", 0
+    last, last_A, history, status = EMPTY, None, [], "max_iter"
     leave = lp.forbidden and T0 is None  # the product plan uses forbidden pairs: go to the first vertex in any case
     if T0 is None and callback is None and not leave and be.descend is not None and energy.is_small:
         reason, table, code, x, at, step = _compiled(be, lp, energy, M, p, q, w_lin, tol, max_iter, G)
@@ -170,13 +170,12 @@ def solve(
             status = "converged" if reason == CONVERGED and step.is_certified(lp) else "max_iter"
             return _result(be, lp, energy, at, M, w_lin, G, step, table, status)
         history = [tuple(row) for row in table[:-1]]
-        iteration = len(history)
     elif T0 is None:
         at = _product_start(energy, lp, M, p, q, w_lin)
     else:
         at = _given_start(be, energy, M, T0, w_lin)
-    spare = [np.empty(G.shape) for _ in range(2)]  # where products go: never over A or the last one
-    for iteration in range(iteration + 1, max(max_iter, 1) + leave + 1):
+    spare = [np.empty(G.shape) for _ in range(3)]  # where products go: never over A or the last one
+    for iteration in range(len(history) + 1, max(max_iter, 1) + leave + 1):
         top = be.fgw_gradient(M, at.A, at.s1, at.s2, w_lin, 2.0 * energy.w, 2.0 * energy.w * energy.kappa, G)
         code, x, low = lp(G, top)
         mu, nu, on_M, on_G = be.plan_sums(code, x, M, G)
@@ -191,9 +190,9 @@ def solve(
                 break
             if len(history) >= max_iter:
                 break
-        out = next((X for X in spare if X is not at.A and X is not last_A), None)
-        AD = energy.product(code, x, last, last_A, out)
-        spare = [X for X in (*spare, last_A, at.A) if X is not None and X is not AD and X is not out][:2]
+        out = next(X for X in spare if X is not at.A and X is not last_A)
+        AD = energy.product(code, x, last, last_A, out, work=G)
+        spare = [X for X in (at.A, last_A, *spare) if X is not None and X is not AD][:3]  # used memory first
         last, last_A = (code, x), AD
         to = Point(None, AD, mu, nu, *energy.squares(mu, nu), w_lin * on_M, 0.0)
         to.E = energy.pairing(code, x, to.s1, to.s2, AD)
@@ -297,7 +296,7 @@ def _compiled(
 
 def _blend(be: Any, energy: Energy, lp: Any, at: Point, to: Point, atom: Atom, step: float, target: float) -> Point:
     """The point a share `step` of the way, or lower still with the best weights of all vertices so far."""
-    T, code, x = at.mixture(), atom[0], atom[1]
+    T = at.mixture()
     cross = [energy.pairing(V[0], V[1], to.s1, to.s2, to.A) for V in T.atoms]
     T.add(atom, step, to.lin, [*cross, to.E])
     A = at.A  # this point's own: the last product is that of `to`
@@ -326,7 +325,9 @@ def _linear(be: Any, lp: Any, M: np.ndarray | None, w_lin: float, G: np.ndarray,
     value, rounding = w_lin * be.plan_sums(code, x, M, G)[2], -low * lp.mass
     status = "converged" if rounding <= tol * abs(value) + lp.noise else "max_iter"
     table = np.array([(value, 0.0)])
-    return _exact(lp, code, x, G, Step(top, 0.0, rounding, 0.0), (value, 0.0), table, status)
+    plan = np.zeros(G.shape)
+    plan.reshape(-1)[code] = x
+    return _exact(lp, plan, G, Step(top, 0.0, rounding, 0.0), (value, 0.0), table, status)
 
 
 def _result(
@@ -335,14 +336,12 @@ def _result(
 ) -> Exact:  # fmt: skip
     code, x = at.mixture().entries()
     values = w_lin * be.plan_sums(code, x, M, G)[2], energy.value(code, x, at.E, at.size(energy.w))
-    return _exact(lp, code, x, G, step, values, table, status)
+    return _exact(lp, energy.scatter(code, x), G, step, values, table, status)
 
 
 def _exact(
-    lp: Any, code: Codes, x: np.ndarray, G: np.ndarray, step: Step, values: tuple[float, float], table: np.ndarray, status: str
+    lp: Any, plan: np.ndarray, G: np.ndarray, step: Step, values: tuple[float, float], table: np.ndarray, status: str
 ) -> Exact:
-    plan = np.zeros(G.shape)
-    plan.reshape(-1)[code] = x
     n = max(len(table), 1)
     return Exact(plan, *lp.duals(), G, step.top, max(step.slope, 0.0), step.rounding, *values, table, n, lp.rounds, n, status)
 

@@ -65,11 +65,11 @@ def descend(
     mu, nu = p * (mass / p.sum()), q * (mass / q.sum())
     left, right = np.dot(S1, mu), np.dot(S2, nu)
     A = left.reshape(-1, 1) * (right / mass)
-    cross = (left @ mu) * (right @ nu) / mass
+    cross = (left @ mu) * (right @ nu) / mass**2
     if skew:
         left, right = np.dot(K1.T, mu), np.dot(K2.T, nu)
         A += left.reshape(-1, 1) * (right / mass)
-        cross += (left @ mu) * (right @ nu) / mass
+        cross += (left @ mu) * (right @ nu) / mass**2
     lin = 0.0 if M is None else w_lin * (mu @ np.dot(M, nu)) / mass
     s1, s2 = _squares(S1, K1, mu, is_square), _squares(S2, K2, nu, is_square)
     E = w * (mu @ s1 + nu @ s2 + kappa * cross)

@@ -20,10 +20,12 @@ import numpy as np
 from numba import prange
 
 from ._jit import jit, kernel
-from .lp import EPS, ROWS, WORTH, lp_candidates, lp_reduce
+from .lp import EPS, FORBIDDEN_FROM, ROWS, WORTH, lp_candidates, lp_reduce
 
 DENSE_UP_TO = 400_000  # pairs up to which choosing arcs takes longer than it saves
-K_COLD, K_WARM = 16, 8  # nearest arcs of each row and column in a first program, and in a later one
+K_COLD, K_WARM = 16, 8  # nearest arcs of each row and column in a first program, and where the arcs are chosen again
+K_ADD = 16  # of each row that wants others
+MOST_ARCS = 50  # for each point: beyond, the arcs that a run has gathered are chosen again
 MAX_SWEEPS = 100_000
 PARENT, FIRST, NEXT, PREV, DEPTH = range(
     5
@@ -39,6 +41,7 @@ class Basis(NamedTuple):
     mass: int
     unit: float  # an integer of one in units of the weights
     corner: bool
+    arcs: list[np.ndarray]  # those that the last large program ended with
     tree: np.ndarray
     flow: np.ndarray  # on the arc from each node to its parent
     pi: np.ndarray  # potentials u of rows and v of columns: u_i + v_j = c_ij in the tree
@@ -370,32 +373,63 @@ def optimise(
     return -np.inf, limit, MAX_SWEEPS
 
 
+@jit
+def _nearest_of_rows(G: np.ndarray, flagged: np.ndarray, v: np.ndarray, k: int) -> np.ndarray:
+    """Sorted codes of the k nearest columns of each flagged row."""
+    n, m = G.shape
+    k = min(k, m)
+    codes, t, val, idx = np.empty(np.sum(flagged[:n]) * k, np.int64), 0, np.empty(k), np.empty(k, np.int64)
+    for i in range(n):
+        if not flagged[i]:
+            continue
+        g, val[:] = G[i], np.inf
+        for j in range(m):
+            x = g[j] - v[j]
+            if x < val[k - 1] and g[j] < FORBIDDEN_FROM:
+                e = k - 1
+                while e > 0 and val[e - 1] > x:
+                    val[e], idx[e] = val[e - 1], idx[e - 1]
+                    e -= 1
+                val[e], idx[e] = x, j
+        found = np.sort(idx[: np.sum(val < np.inf)])
+        for e in range(len(found)):
+            codes[t] = i * m + found[e]
+            t += 1
+    return codes[:t]
+
+
 def _optimise_large(G: np.ndarray, s: Basis, top: float) -> tuple[float, float, int]:
-    """The same for a large matrix: most pivots on few arcs, each sweep one (parallel) read of G."""
+    """The same for a large matrix: pivots on few arcs, then a (parallel) read of G for rows that want others, and again."""
     (n, m), rows, wall = G.shape, len(s.a), _wall(s.pi, top)
     state = s.corner, s.tree, s.flow, s.pi
     flagged = np.empty(rows, bool)
-    fresh = s.tree[DEPTH, -1] < 0
-    if fresh:
+    if s.tree[DEPTH, -1] < 0:
         _plant(G, s.a, s.b, s.mass, s.corner, s.tree, s.flow, s.pi, wall)
-        (u, v), k = lp_reduce(G, top), K_COLD
-    else:  # the duals of the last program are nearly right for this one, those of its basis at new costs are not
-        u, v, k = s.pi[:n].copy(), s.pi[rows : rows + m].copy(), K_WARM
-    choose = fresh
+        arcs = lp_candidates(G, *lp_reduce(G, top), K_COLD)
+    elif s.arcs and len(s.arcs[0]) <= MOST_ARCS * (n + m):
+        arcs = s.arcs[0]
+    else:  # the duals of the last program are nearly right for this one
+        arcs = lp_candidates(G, s.pi[:n].copy(), s.pi[rows : rows + m].copy(), K_WARM)
+    limit = _limit(s.pi, top, wall, _refresh(s.tree, s.pi, G, rows, wall))
     for sweep in range(1, MAX_SWEEPS):
+        _polish(G, arcs, *state, rows, limit, wall)
         limit = _limit(s.pi, top, wall, _refresh(s.tree, s.pi, G, rows, wall))
-        if choose:
-            _polish(G, lp_candidates(G, u, v, k), *state, rows, limit, wall)
-            choose = False
-            continue
         low = _flags(G.size // WORTH, G, s.pi, rows, s.corner, limit, flagged)
-        if not flagged.any():
-            return low, limit, sweep
-        lowest, pivots = _repair(G, flagged, *state, rows, limit)
-        if pivots == 0:
-            return min(low, lowest), limit, sweep
-        choose = not fresh and sweep == 1 and pivots > rows // 16
+        if flagged.any():
+            more = _union(arcs, _nearest_of_rows(G, flagged, s.pi[rows:], K_ADD))
+            lowest, pivots = (0.0, 1) if len(more) > len(arcs) else _repair(G, flagged, *state, rows, limit)
+            arcs, low = more, min(low, lowest)
+            if pivots:
+                continue
+        s.arcs[:] = [arcs]
+        return low, limit, sweep
     return -np.inf, limit, MAX_SWEEPS
+
+
+def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Sorted union of sorted codes; the stable sort merges the two runs in linear time."""
+    both = np.sort(np.concatenate((a, b)), kind="stable")
+    return both[np.concatenate(([True], both[1:] != both[:-1]))]  # type: ignore[no-any-return]
 
 
 @jit
@@ -451,7 +485,7 @@ def lp_basis(p: np.ndarray, q: np.ndarray, mass: float, spare_p: bool, spare_q: 
     weights = np.zeros(N)
     weights[: len(p)], weights[len(a) : len(a) + len(q)] = p, q
     return Basis(
-        a, b, weights, int(whole), float(unit), corner, np.full((5, N), -1, np.int32), np.zeros(N, np.int64), np.zeros(N)
+        a, b, weights, int(whole), float(unit), corner, [], np.full((5, N), -1, np.int32), np.zeros(N, np.int64), np.zeros(N)
     )
 
 
