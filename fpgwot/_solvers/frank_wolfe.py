@@ -342,8 +342,9 @@ def _result(
 def _exact(
     lp: Any, plan: np.ndarray, G: np.ndarray, step: Step, values: tuple[float, float], table: np.ndarray, status: str
 ) -> Exact:
-    n = max(len(table), 1)
-    return Exact(plan, *lp.duals(), G, step.top, max(step.slope, 0.0), step.rounding, *values, table, n, lp.rounds, n, status)
+    n, (f, g, h) = max(len(table), 1), lp.duals()
+    gap = max(step.slope, 0.0)
+    return Exact(plan, f, g, h, G, step.top, gap, step.rounding, *values, table, n, lp.rounds, n, status)
 
 
 def _combine(codes: list[Codes], entries: list[np.ndarray]) -> tuple[Codes, np.ndarray]:

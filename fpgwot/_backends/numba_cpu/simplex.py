@@ -341,7 +341,7 @@ def _polish(
                         if -v[t] < best:
                             best, j = -v[t], t
                 if cols > m and -v[m] < best and (corner or i < n):
-                    best, j = -v[m], m
+                    best, j = -float(v[m]), m
                 if best - pi[i] >= limit:
                     break
                 _pivot(tree, flow, pi, rows, i, rows + j, best - pi[i])
