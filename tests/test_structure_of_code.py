@@ -80,7 +80,7 @@ for _name in TREES:
         ALLOWED[_name] = ("_backends",)
     elif _name.startswith("_backends/"):  # a backend sees the protocol and what stands beside it, never another backend
         _own = "_backends." + _name.split("/")[1]
-        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner", "_backends.network_simplex")
+        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner")
 
 # Who may import a heavy or optional library at all; `_info` tells their versions
 HEAVY = {

@@ -14,15 +14,15 @@ import numpy as np
 from . import _protocol as ix
 from . import inner
 from ._protocol import BEND, BIAS, BREG, CROSS, DRIFT, ENT, FIXED, FORBIDDEN_FROM, KL, LIN, MEMORY, STEP, SUMS, Scaling
-from .network_simplex import sparse_lp  # noqa: F401
 from .numpy_lp import (  # noqa: F401
     active_weights,
+    add_laplacians,
+    descend,
     fgw_gradient,
-    lp_arcs,
-    lp_candidates,
-    lp_flow,
-    lp_reduce,
-    lp_violated,
+    lp_basis,
+    lp_nearest,
+    lp_solve,
+    plan_changes,
     plan_energy,
     plan_pairing,
     plan_sums,

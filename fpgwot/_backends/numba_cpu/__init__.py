@@ -8,24 +8,23 @@ import numpy as np
 
 from .. import inner
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
-from ..network_simplex import sparse_lp  # noqa: F401
 from . import loop as _loop
 from . import scaling as _k
 from ._jit import jit as compiled  # noqa: F401
+from .descent import descend  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,
+    add_laplacians,
     fgw_gradient,
-    lp_arcs,
-    lp_candidates,
-    lp_flow,
-    lp_reduce,
-    lp_violated,
+    lp_nearest,
+    plan_changes,
     plan_energy,
     plan_pairing,
     plan_sums,
     product_factors,
     square_matvec,
 )
+from .simplex import lp_basis, lp_solve  # noqa: F401
 from .structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
 
 name = "numba"
