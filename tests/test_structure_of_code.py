@@ -58,7 +58,7 @@ ALLOWED = {
         "structure",
         "_backends._protocol",
     ),
-    "_finish.py": ("_validate", "_solvers._outcome", "_problem", "result", "_version"),
+    "_finish.py": ("_dispatch", "_validate", "_solvers._outcome", "_problem", "result", "_version"),
     "_audit.py": ("_dispatch", "_validate", "_problem", "result", "structure", "api"),
     "presets.py": PUBLIC,
     "_dispatch.py": ("_backends",),
