@@ -33,8 +33,9 @@ from ..result import Status
 from . import control
 from ._loop import Watch
 from ._outcome import Outcome
-from .control import BETA, EPS, OBJECTIVE, STATION
+from .control import BETA, EPS, OBJECTIVE, OUTER, STATION
 
+NEIGHBOUR = 0.3  # outer residual to expect, per unit of mass, where the start is the solution of a neighbouring problem
 NEWTON_STEPS = 8  # of an outer step; three times as many for the first
 
 
@@ -74,6 +75,7 @@ def solve(
     else:
         ieps = 1 / s.eps
         s.f[:], s.g[:], s.h[:] = potentials[0] * ieps[:, None], potentials[1] * ieps[:, None], potentials[2] * ieps
+        c[:, OUTER] = NEIGHBOUR
     rules.begin(c, facts, terms, sums, along, rough, *kind)
     history = []
 
