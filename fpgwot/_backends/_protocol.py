@@ -26,8 +26,9 @@ newton              one read of K: right-hand side, free set and diagonal precon
 cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system
 trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
-lp_candidates,      arc sets of the exact solver's sparse linear program and its dual certificate (CPU only)
-lp_violated
+lp_basis, lp_solve  the exact solver's linear programs, each from the basis of the last one (CPU only); lp_nearest for a free side
+fgw_gradient ...    its gradient, and sums over sparse plans: see `numpy_lp`, where each is a few lines
+descend             its whole steps on a small problem in one compiled call, or None
 ==================  ==================================================================================================
 """
 
