@@ -119,7 +119,13 @@ class Dense(Structure):
 
     def single(self, b: int, n: int) -> Dense:
         """The structure of problem b in float64, cut to its first n points."""
-        return Dense(np.ascontiguousarray(self.array[b % len(self.array), :n, :n], dtype=np.float64))
+        one = np.ascontiguousarray(self.array[b % len(self.array), :n, :n], dtype=np.float64)
+        if not self.is_symmetric:
+            return Dense(one)
+        D = object.__new__(Dense)  # what is symmetric in the stack is so alone: no second check
+        object.__setattr__(D, "array", one[None])
+        object.__setattr__(D, "is_symmetric", True)
+        return D
 
     def take(self, index: Any) -> Dense:
         """The structures of some problems of a batch; one that is shared by all stays as it is."""

@@ -31,8 +31,9 @@ trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
 compiled            what makes plain code on host numbers fast: Numba's compiler, or nothing
 ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`
-lp_candidates,      arc sets of the exact solver's sparse linear program and its dual certificate (CPU only)
-lp_violated
+lp_basis, lp_solve  the exact solver's linear programs, each from the basis of the last one (CPU only); lp_nearest for a free side
+fgw_gradient ...    its gradient, and sums over sparse plans: see `numpy_lp`, where each is a few lines
+descend             its whole steps on a small problem in one compiled call, or None
 ==================  ==================================================================================================
 """
 

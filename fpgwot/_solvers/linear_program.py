@@ -36,11 +36,12 @@ class LinearProgram:
         free = marginals.kind == "priced"  # any mass
         # no row can send more than the whole mass: this keeps all numbers of the size of a small mass
         self.cut = p > m, q > m
+        self.is_cut = bool(self.cut[0].any() or self.cut[1].any())
         a, b = p, q
-        if row_cap:
+        if self.is_cut and row_cap:
             a = np.minimum(p, m)
             P = float(a.sum())
-        if col_cap:
+        if self.is_cut and col_cap:
             b = np.minimum(q, m)
             Q = float(b.sum())
         # slack at the size of rounding is none: a dummy of that weight would hand the rounding on to the plan
@@ -93,15 +94,21 @@ class LinearProgram:
                 top = float(x.max())
                 x -= top
                 h += top
-        for x, cut, used in ((f, self.cut[0], self.support // m), (g, self.cut[1], self.support % m)):
-            # a point of weight above the mass that carries all of it reaches no cap: its price is that of mass
-            most = int(used[self.flow.argmax()]) if len(used) else 0
-            if self.marginals.fixed_mass and cut[most] and self.flow[used == most].sum() >= (1.0 - 1e-12) * self.mass:
-                h += float(x[most])
-                x[:] = 0.0
+        if self.marginals.fixed_mass and self.is_cut:
+            h += self._price_of_the_heaviest(f, self.cut[0], self.support // m)
+            h += self._price_of_the_heaviest(g, self.cut[1], self.support % m)
         if not self.marginals.fixed_mass:  # a side that is an equality carries the price of mass
             f, g, h = (f, g + h, 0.0) if row_cap else (f + h, g, 0.0)
         return np.minimum(f, 0.0) if row_cap else f, np.minimum(g, 0.0) if col_cap else g, h
+
+    def _price_of_the_heaviest(self, x: np.ndarray, cut: np.ndarray, used: np.ndarray) -> float:
+        """What a point of weight above the mass that carries all of it pays is the price of mass: it reaches no cap."""
+        most = int(used[self.flow.argmax()]) if len(used) else 0
+        if not cut[most] or self.flow[used == most].sum() < (1.0 - 1e-12) * self.mass:
+            return 0.0
+        price = float(x[most])
+        x[:] = 0.0
+        return price
 
     def _allowed(self, code: Codes, x: np.ndarray, flat: np.ndarray) -> tuple[Codes, np.ndarray]:
         good = flat[code] < FORBIDDEN_FROM
