@@ -17,7 +17,8 @@ reg, and products with K cost what a gradient costs, so structures stay operator
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .marginals import fixed_mass
 from .structure import Dense, Structure
 
 RIDGE = 1e-12  # of the Schur matrix with a unit diagonal: its null vectors are constants of the potentials, which U does not see
-STOP, STEPS = 1e-11, 300  # conjugate gradients: relative residual in the norm of P, and most steps
+STOP, STEPS = 1e-9, 300  # conjugate gradients: relative residual in the norm of P, and most steps
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ class Optimum:
         if self.T.dtype == np.float64:
             return self
         C = [Dense(D.array.astype(float)) if isinstance(D, Dense) else D for D in (self.C1, self.C2)]
-        return Optimum(**{**self.__dict__, "T": self.T.astype(float), "C1": C[0], "C2": C[1]})
+        return replace(self, T=self.T.astype(float), C1=C[0], C2=C[1])
+
+    @cached_property
+    def squares(self) -> tuple[Structure, Structure]:
+        """The elementwise squares of the structures, the mean with their transposes."""
+        return self.C1.square().symmetrized(), self.C2.square().symmetrized()  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def energy_gradient(o: Optimum, D: Any, alpha: Any = None) -> Any:
     weight = be.xp.asarray(weight, dtype=D.dtype)
     if o.loss == "product":
         return 2 * weight * A
-    s1, s2 = (C.square().symmetrized().matmul(be, x[:, :, None])[:, :, 0] for C, x in ((C1, D.sum(2)), (C2, D.sum(1))))
+    s1, s2 = (C.matmul(be, x[:, :, None])[:, :, 0] for C, x in zip(o.squares, (D.sum(2), D.sum(1)), strict=True))
     A *= -4
     A += 2 * s1[:, :, None]
     A += 2 * s2[:, None, :]
@@ -217,16 +223,16 @@ def plan_adjoint(o: Optimum, R: Any) -> Adjoint:
     if not curved:
         return Adjoint(z, a, b, c, np.zeros(len(R)))
     U, d, Hd = xp.zeros_like(z), z.copy(), r.copy()
-    rz = first = xp.maximum((r * z).sum((1, 2)), 0.0)
+    rz = first = xp.maximum(_dot(xp, r, z), 0.0)
     on = rz > 0
     for _ in range(STEPS):
         Ad = Hd + bend(d)
-        curve = (d * Ad).sum((1, 2))
+        curve = _dot(xp, d, Ad)
         on = on & (curve != 0)
         step = xp.where(on, rz / xp.where(on, curve, 1), 0.0)[:, None, None]
         U += step * d
         z, r, *_ = P(r - step * Ad)
-        old, rz = rz, xp.where(on, (r * z).sum((1, 2)), rz)
+        old, rz = rz, xp.where(on, _dot(xp, r, z), rz)
         on = on & (rz > STOP**2 * first)
         if not bool(host(on).any()):
             break
@@ -237,19 +243,15 @@ def plan_adjoint(o: Optimum, R: Any) -> Adjoint:
     return Adjoint(U, a, b, c, np.sqrt(np.maximum(host(rz), 0) / start))
 
 
+def _dot(xp: Any, A: Any, B: Any) -> Any:
+    return xp.einsum("bij,bij->b", A, B)
+
+
 def _transposed(o: Optimum) -> Optimum:
     f, g, h = o.potentials
     M, Q = (x if x is None else x.swapaxes(1, 2) for x in (o.M, o.reference))
-    swapped = {
-        "T": o.be.xp.ascontiguousarray(o.T.swapaxes(1, 2)),
-        "potentials": (g, f, h),
-        "p": o.q,
-        "q": o.p,
-        "M": M,
-        "C1": o.C2,
-        "C2": o.C1,
-    }
-    return Optimum(**{**o.__dict__, **swapped, "tau": o.tau[::-1], "reference": Q})
+    swapped = {"T": o.be.xp.ascontiguousarray(o.T.swapaxes(1, 2)), "potentials": (g, f, h), "p": o.q, "q": o.p}
+    return replace(o, **swapped, M=M, C1=o.C2, C2=o.C1, tau=(o.tau[1], o.tau[0]), reference=Q)
 
 
 # --------------------------------------------------------------------------------------------------------------- gradients
