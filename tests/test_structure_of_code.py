@@ -43,7 +43,7 @@ IMPORTS = {name: imports(name, tree) for name, tree in TREES.items()}
 
 # Who may import what of the package. A file not named here may import nothing of it.
 PUBLIC = ("api", "result", "_version", "_info", "_read", "_audit", "plot", "gromov", "temporal", "structure")
-PUBLIC += ("marginals", "presets", "_dispatch")
+PUBLIC += ("marginals", "presets", "_dispatch", "_pairwise")
 ALLOWED = {
     "__init__.py": PUBLIC,
     "api.py": (
@@ -69,6 +69,7 @@ ALLOWED = {
     "__main__.py": ("cli",),
     "plot.py": ("result", "api"),
     "gromov.py": PUBLIC,
+    "_pairwise.py": ("api", "result", "structure", "_dispatch"),
     "_sensitivity.py": ("structure", "marginals"),
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),
@@ -91,8 +92,9 @@ HEAVY = {
     "ot": ("_backends/network_simplex.py", "_info.py"),
     "numba": ("_backends/numba_cpu/", "_info.py"),
     "cupy": ("_backends/cupy_gpu/", "_info.py"),
-    "pandas": ("result.py",),
-    "tqdm": ("cli.py",),
+    "pandas": ("result.py", "_pairwise.py"),
+    "tqdm": ("cli.py", "_pairwise.py"),
+    "joblib": ("_pairwise.py",),
 }
 
 
@@ -135,7 +137,7 @@ def test_importing_the_package_loads_numpy_only():
     code = "import sys, fpgwot; print(*sorted({x.split('.')[0] for x in sys.modules}))"
     loaded = set(run(code).split())
     assert "fpgwot" in loaded
-    assert not loaded & {"numba", "llvmlite", "ot", "scipy", "matplotlib", "torch", "cupy", "pandas", "tqdm"}
+    assert not loaded & {"numba", "llvmlite", "ot", "scipy", "matplotlib", "torch", "cupy", "pandas", "tqdm", "joblib"}
 
 
 def test_importing_the_package_is_quick():
