@@ -55,7 +55,7 @@ def test_nothing_is_left_to_compile():
 
 
 def test_first_call_of_a_process_with_a_filled_cache():
-    """Processor time of the import, the first solve and nothing else; 1.3 to 1.6 s were measured, most of it Numba's own import."""
+    """Processor time of the import and the first solve; 1.3 to 1.7 s were measured, a third of it Numba's own import."""
     code = """
     M = np.random.default_rng(0).random((8, 7))
     solve(M, m=.6, reg=.1)
