@@ -218,6 +218,7 @@ class _Call:
 
     def __init__(self, inputs: dict[str, Any], options: dict[str, Any], backend: str) -> None:
         arrays = [x for k, x in inputs.items() if k in DEVICE] + [options["mask"], options["init"]]
+        self.backend = backend
         self.be, _, self.take, self.give = _dispatch.resolve([x for x in arrays if not isinstance(x, Temporal)], backend)
         self.by_lag = [isinstance(inputs[k], Temporal) and inputs[k].by_lag for k in ("C1", "C2")]
         self.inputs = {k: self._read(k, x) for k, x in inputs.items()}
@@ -234,7 +235,7 @@ class _Call:
 
     def run(self) -> None:
         """Solve."""
-        self.result = api.solve(**self.inputs, **self.options, backend=self.be.name)
+        self.result = api.solve(**self.inputs, **self.options, backend=self.backend)
 
     def optimum(self, plan: Any) -> Optimum:
         """The solution with a batch axis; `plan` is the tensor that was handed out, which autograd guards."""
