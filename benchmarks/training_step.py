@@ -4,8 +4,8 @@
 
 Against the same step through POT, whose partial solvers take one pair at a time and have no torch gradient: its plan comes from
 detached arrays, and torch differentiates the objective at that plan. The plan is that of its exact conditional gradient, its
-fastest; --entropic adds its entropic solver, once, which takes seconds and adds the sum of its linear term in place of M to the gradient,
-so that M has no say: a time only. Runs are interleaved; medians of wall and of processor time.
+fastest; --entropic adds its entropic solver, once. That one takes seconds, and its gradient holds a sum in place of (1-alpha) M,
+so M has no say: a time only. Runs are interleaved; medians of wall and of processor time.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ def main() -> None:
     times = {name: rows[1:] for name, rows in times.items()}  # the first may compile
     if args.entropic:
         run("POT entropic + torch (M ignored), once", torch.float64, lambda x: theirs(x, entropic=True))
-    print(
-        f"fpgwot {fpgwot.__version__}, POT {ot.__version__}, torch {torch.__version__}; {args.batch} pairs of {n} frames, m={MASS}"
-    )
+    print(f"fpgwot {fpgwot.__version__}, POT {ot.__version__}, torch {torch.__version__}; {args.batch} pairs of {n} frames")
     print(f"{'':40s}{'wall ms':>9s}{'cpu ms':>9s}{'of it backward':>16s}{'loss':>12s}")
     for name, rows in times.items():
         wall, cpu, back = (1e3 * statistics.median(column) for column in zip(*rows, strict=True))
