@@ -11,6 +11,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._audit import Audit, audit
+    from ._pairwise import Pairwise, pairwise
+    from ._warmup import warmup
     from .api import align, solve, solve_batch
     from .result import ConvergenceError, ConvergenceWarning, Residuals, Result, Status
     from .structure import Dense, LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, as_structure
@@ -20,6 +22,9 @@ _HOME = {
     "solve_batch": "api",
     "align": "api",
     "audit": "_audit",
+    "pairwise": "_pairwise",
+    "warmup": "_warmup",
+    "Pairwise": "_pairwise",
     "Audit": "_audit",
     "Result": "result",
     "Residuals": "result",
@@ -35,7 +40,7 @@ _HOME = {
     "as_structure": "structure",
 }
 __all__ = ["Audit", "ConvergenceError", "ConvergenceWarning", "Residuals", "Result", "Status", "__version__"]
-__all__ += ["align", "audit", "solve", "solve_batch"]
+__all__ += ["Pairwise", "align", "audit", "pairwise", "solve", "solve_batch", "warmup"]
 __all__ += ["Dense", "LaplaceKernel", "LowRank", "PointCloud", "PowerDistance", "Toeplitz", "as_structure"]
 
 

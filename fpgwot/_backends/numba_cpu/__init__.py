@@ -11,6 +11,7 @@ from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from . import loop as _loop
 from . import scaling as _k
 from ._jit import jit as compiled  # noqa: F401
+from ._jit import one_thread  # noqa: F401
 from .descent import descend  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,

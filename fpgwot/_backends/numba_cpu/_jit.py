@@ -7,15 +7,16 @@ thread's call (not every Numba threading layer may be entered twice), and in a f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from numba import get_num_threads, njit
+from numba import get_num_threads, njit, set_num_threads
 
 from ..inner import bound
 
@@ -55,6 +56,17 @@ def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """A helper of kernels, or a kernel without a parallel form."""
     return _compile(function)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Serial kernels in this thread, where other workers have the other cores."""
+    before = get_num_threads()
+    set_num_threads(1)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
 
 
 class Kernel:
