@@ -28,7 +28,7 @@ _DTYPES = {"double": np.float64, "float": np.float32, "i64": np.int64, "bool": n
 @cache
 def _signature(file: str, kernel: str) -> tuple[str, ...]:
     """Types of the parameters of a kernel, in the words of its source: "real*", "i64", ..."""
-    found = re.search(rf"\n(?:__global__ void __launch_bounds__\([\d, ]+\)\s+)?{kernel}\(([^)]*)\)\s*{{", _source.code(file))
+    found = re.search(rf"\n(?:__global__ void __launch_bounds__\([\w, ]+\)\s+)?{kernel}\(([^)]*)\)\s*{{", _source.code(file))
     assert found is not None
     return tuple(re.sub(r"const |\s*\w+$", "", x.strip()) for x in found[1].replace("\n", " ").split(","))
 
