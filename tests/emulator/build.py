@@ -24,11 +24,11 @@ HERE = Path(__file__).parent
 SHIM = HERE / "shim.h"
 COMPILER = shutil.which("g++")
 MISSING = None if COMPILER else "g++ is not installed: kernels cannot be emulated"
-COMMON = ("-std=gnu++17", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off", "-w", "-pthread")
+COMMON = ("-std=gnu++17", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off", "-w")
 FLAVOURS = {
     "plain": ("-O1",),
     "address": ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
-    "thread": ("-O1", "-g1", "-fsanitize=thread", "-DEMU_THREADS"),
+    "thread": ("-O1", "-g1", "-fsanitize=thread", "-DEMU_RACES"),
     "coverage": ("-O0", "--coverage"),
 }
 ORDERS = ("forward", "backward", "random")

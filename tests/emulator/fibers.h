@@ -40,8 +40,17 @@ const void* scheduler_stack;
 size_t scheduler_size;
 #endif
 
-void suspend(State state) {
+#ifdef EMU_RACES
+char launch_begin, launch_order;  // all that threads do comes after what precedes the launch, and before what follows it
+void* scheduler_fiber;
+#endif
+
+EMU_QUIET void suspend(State state) {
   self->state = state;
+#ifdef EMU_RACES
+  before(&launch_order);
+  __tsan_switch_to_fiber(scheduler_fiber, __tsan_switch_to_fiber_no_sync);
+#endif
 #ifdef __SANITIZE_ADDRESS__
   void* mine = nullptr;
   __sanitizer_start_switch_fiber(state == DONE ? nullptr : &mine, scheduler_stack, scheduler_size);
@@ -52,9 +61,12 @@ void suspend(State state) {
 #endif
 }
 
-void enter() {
+EMU_QUIET void enter() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
+#endif
+#ifdef EMU_RACES
+  after(&launch_begin);
 #endif
   kernel(arguments);
   suspend(DONE);
@@ -71,8 +83,11 @@ char* stack_of(int t) {
   return stacks[t];
 }
 
-void resume(Thread& t, int number) {
+EMU_QUIET void resume(Thread& t, int number) {
   self = &t, threadIdx = t.index;
+#ifdef EMU_RACES
+  __tsan_switch_to_fiber(t.fiber, __tsan_switch_to_fiber_no_sync);
+#endif
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&fake, stack_of(number), STACK);
 #endif
@@ -82,11 +97,19 @@ void resume(Thread& t, int number) {
 #endif
 }
 
-void run_block(Block& b, int order, unsigned seed) {
-  block = &b, blockIdx = b.index;
+// Prepares the stacks of a block's threads. Blocks that ThreadSanitizer is to tell apart must not share a stack.
+void start(Block& b, long number) {
   int n = int(b.threads.size());
   for (int t = 0; t < n; ++t) {
+#ifdef EMU_RACES
+    int mine = int(number) * n + t;
+    static std::vector<void*> fibers;  // dear to make, so they are used again
+    while (int(fibers.size()) <= mine) fibers.push_back(__tsan_create_fiber(0));
+    char* stack = stack_of(mine);
+    b.threads[t].fiber = fibers[mine];
+#else
     char* stack = stack_of(t);
+#endif
 #ifdef __SANITIZE_ADDRESS__
     __asan_unpoison_memory_region(stack + 4096, STACK - 4096);  // a fiber that a fault abandoned has left its marks
 #endif
@@ -95,6 +118,10 @@ void run_block(Block& b, int order, unsigned seed) {
     std::memset(top - 6, 0, 6 * sizeof(void*));
     b.threads[t].stack_pointer = top - 6;
   }
+}
+
+EMU_QUIET void run_block(Block& b, int order, unsigned seed) {
+  block = &b, blockIdx = b.index;
   for (;;) {
     for (bool moved = true; moved;) {  // until every thread waits at a barrier or is done
       moved = false;

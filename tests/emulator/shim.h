@@ -1,8 +1,9 @@
 // CUDA C++ on a CPU: what a kernel sees of the language (end of the file), and the machine that runs it.
 //
-// One block at a time runs as fibers, one per CUDA thread: a thread runs until it meets a barrier or a warp operation. With
-// EMU_THREADS every CUDA thread of every block is a thread of the system instead, for ThreadSanitizer. Both forms share the rules:
-// a warp operation completes when all lanes of its mask have posted it, a barrier when all threads of the block are at it.
+// One block at a time runs as fibers, one per CUDA thread: a thread runs until it meets a barrier or a warp operation. A warp
+// operation completes when all lanes of its mask have posted it, a barrier when all threads of the block are at it. With EMU_RACES
+// ThreadSanitizer takes every fiber of every block for a thread, ordered by barriers and __syncwarp only: shuffles and votes order
+// no memory, and blocks not one another.
 #include <algorithm>
 #include <atomic>
 #include <cstdarg>
@@ -18,15 +19,12 @@
 #include <vector>
 #include <math.h>  // the overloads for float, without std::
 #include <xmmintrin.h>
-#ifdef EMU_THREADS
-#include <chrono>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-#define EMU_LOCAL thread_local
-#else
 #include <sys/mman.h>
-#define EMU_LOCAL
+#ifdef EMU_RACES
+#include <sanitizer/tsan_interface.h>
+#define EMU_QUIET __attribute__((no_sanitize("thread"), noinline))  // the machine's own state is nobody's race
+#else
+#define EMU_QUIET
 #endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -35,7 +33,7 @@
 #define EMU_EXPORT extern "C" __attribute__((visibility("default")))
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
-EMU_LOCAL dim3 threadIdx, blockIdx;
+dim3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
@@ -62,7 +60,8 @@ struct Thread {
   int source = 0;
   uint64_t value = 0, got = 0;
   bool predicate = false;
-  void* stack_pointer = nullptr;
+  unsigned barriers = 0, warp_syncs = 0;  // passed so far
+  void *stack_pointer = nullptr, *fiber = nullptr;
 };
 
 constexpr int SLOTS = 512;
@@ -74,18 +73,15 @@ struct Block {
   std::atomic<long> static_bytes{0};
   char* dynamic = nullptr;
   int answers[3] = {0, 0, 0};  // of the last barrier: or, and, count
-#ifdef EMU_THREADS
-  std::unique_ptr<std::mutex[]> locks;  // one for each warp, the last for the block
-  std::unique_ptr<std::condition_variable[]> signals;
-#endif
+  // What ThreadSanitizer orders threads by: the even and the odd barriers; for each warp the even and odd __syncwarp of all lanes,
+  // and the others
+  char barrier_order[2];
+  std::vector<char> warp_order;
   Block(dim3 where, unsigned n, size_t shared) : index(where), threads(n) {
     for (unsigned t = 0; t < n; ++t)
       threads[t].index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
     if (shared) dynamic = poisoned(shared);
-#ifdef EMU_THREADS
-    locks.reset(new std::mutex[warps() + 1]);
-    signals.reset(new std::condition_variable[warps() + 1]);
-#endif
+    warp_order.resize(3 * warps());
   }
   ~Block() {
     for (int i = 0; i < SLOTS; ++i) std::free(slots[i]);
@@ -101,7 +97,7 @@ struct Block {
 
   // Completes the warp operations for which every lane of the mask has arrived; true where any has. Nothing can help lanes that
   // wait for one that is at another operation, at a barrier or gone once no lane of the warp runs: a fault.
-  bool settle(int w) {
+  EMU_QUIET bool settle(int w) {
     Thread* lane = &threads[32 * w];
     int n = lanes(w);
     bool released = false, running = false;
@@ -147,7 +143,7 @@ struct Block {
   }
 
   // True where every thread is at one barrier, with the answers of the voting forms; a fault where some are not and never will be.
-  bool meet() {
+  EMU_QUIET bool meet() {
     Site first;
     int waiting = 0, gone = 0, count = 0;
     bool one = true;
@@ -172,55 +168,23 @@ struct Block {
   }
 };
 
-EMU_LOCAL Block* block;
-EMU_LOCAL Thread* self;
+Block* block;
+Thread* self;
 using Kernel = void (*)(void**);
 Kernel kernel;
 void** arguments;
-
-#ifdef EMU_THREADS
-struct Abandon {};
-void wait(std::unique_lock<std::mutex>& lock, std::condition_variable& signal) {  // a fault must not hang the tests
-  for (int tenths = 0; self->state != RUN && !failed; ++tenths) {
-    signal.wait_for(lock, std::chrono::milliseconds(100));
-    if (tenths == 200) report("%s:%d: a thread has waited for 20 s", self->site.file, self->site.line);
-  }
-  if (failed) throw Abandon();
-}
-void suspend(State state) {
-  int w = int(self - block->threads.data()) / 32;
-  std::unique_lock<std::mutex> warp(block->locks[w]);
-  self->state = state;
-  if (block->settle(w) || failed) block->signals[w].notify_all();
-  if (state == AT_WARP) return wait(warp, block->signals[w]);
-  warp.unlock();
-  int n = block->warps();
-  std::unique_lock<std::mutex> all(block->locks[n]);
-  std::vector<std::unique_lock<std::mutex>> every;  // no state changes while it is looked at
-  for (int i = 0; i < n; ++i) every.emplace_back(block->locks[i]);
-  if (block->meet())
-    for (Thread& t : block->threads) t.state = RUN;
-  bool over = self->state == RUN || failed;
-  every.clear();
-  if (over) block->signals[n].notify_all();
-  if (state == AT_BARRIER) wait(all, block->signals[n]);
-}
-void run_thread(Block* mine, Thread* t) {
-  block = mine, self = t, threadIdx = t->index, blockIdx = mine->index;
-  try {
-    kernel(arguments);
-    suspend(DONE);
-  } catch (Abandon&) {}
-}
-void run_all(std::vector<std::unique_ptr<Block>>& blocks) {  // all blocks at once: they race as well
-  std::vector<std::thread> running;
-  for (auto& b : blocks)
-    for (Thread& t : b->threads) running.emplace_back(run_thread, b.get(), &t);
-  for (std::thread& t : running) t.join();
-}
-#else
-#include "fibers.h"
+inline void before(char* order) {
+#ifdef EMU_RACES
+  __tsan_release(order);
 #endif
+}
+inline void after(char* order) {
+#ifdef EMU_RACES
+  __tsan_acquire(order);
+#endif
+}
+
+#include "fibers.h"
 
 template <class V> V bits(uint64_t raw) { V v; std::memcpy(&v, &raw, sizeof v); return v; }
 template <class V> uint64_t raw(V v) {
@@ -230,7 +194,7 @@ template <class V> uint64_t raw(V v) {
   return out;
 }
 inline int lane_id() { return int(self - block->threads.data()) % 32; }
-inline void post(Site site, unsigned mask, uint64_t value, int source) {
+EMU_QUIET inline void post(Site site, unsigned mask, uint64_t value, int source) {
   if (!(mask >> lane_id() & 1))
     report("%s:%d: lane %d calls a warp operation whose mask 0x%x leaves it out", site.file, site.line, lane_id(), mask);
   self->site = site, self->mask = mask, self->value = value, self->source = source;
@@ -258,10 +222,18 @@ template <class V> V shfl_xor(Site s, unsigned m, V v, int x, int width = 32) {
 inline unsigned ballot(Site s, unsigned m, int predicate) { post(s, m, predicate != 0, lane_id()); return self->ballot; }
 inline int any(Site s, unsigned m, int p) { return ballot(s, m, p) != 0; }
 inline int all(Site s, unsigned m, int p) { return ballot(s, m, p) == m; }
-inline void syncwarp(Site s, unsigned m = 0xffffffffu) { post(s, m, 0, lane_id()); }
-inline int barrier(Site site, int which, int predicate) {
+EMU_QUIET inline void syncwarp(Site s, unsigned m = 0xffffffffu) {
+  char* order = &block->warp_order[3 * (int(self - block->threads.data()) / 32)] + (m == 0xffffffffu ? self->warp_syncs++ % 2 : 2);
+  before(order);
+  post(s, m, 0, lane_id());
+  after(order);
+}
+EMU_QUIET inline int barrier(Site site, int which, int predicate) {
+  char* order = &block->barrier_order[self->barriers++ % 2];
   self->site = site, self->predicate = predicate != 0;
+  before(order);
   suspend(AT_BARRIER);
+  after(order);
   return block->answers[which];
 }
 
@@ -301,32 +273,36 @@ template <class... A> void call(void (*f)(A...), void** a) { spread(f, a, std::i
 EMU_EXPORT long emu_launch(emu::Kernel kernel, void** arguments, const unsigned* grid, const unsigned* threads, size_t shared,
                            int order, unsigned seed, int flush) {
   unsigned mode = _mm_getcsr();
-  if (flush) _mm_setcsr(mode | 0x8040);  // subnormal results and operands are zero; threads inherit it
+  if (flush) _mm_setcsr(mode | 0x8040);  // subnormal results and operands are zero
   gridDim = {grid[0], grid[1], grid[2]}, blockDim = {threads[0], threads[1], threads[2]};
   emu::kernel = kernel, emu::arguments = arguments, emu::failed = false;
   unsigned n = blockDim.x * blockDim.y * blockDim.z;
   long count = long(gridDim.x) * gridDim.y * gridDim.z, most = 0;
-  std::vector<std::unique_ptr<emu::Block>> blocks;
-#ifndef EMU_THREADS
-  emu::Order blocks_in(order, seed, int(count));
+  emu::Order order_of_blocks(order, seed, int(count));
+  std::vector<std::unique_ptr<emu::Block>> blocks(count);
+  auto make = [&](long i) {
+    dim3 at{unsigned(i % gridDim.x), unsigned(i / gridDim.x % gridDim.y), unsigned(i / gridDim.x / gridDim.y)};
+    blocks[i].reset(new emu::Block(at, n, shared));
+    emu::start(*blocks[i], i);
+  };
+#ifdef EMU_RACES
+  for (long i = 0; i < count; ++i) make(i);  // all before any runs, and none is freed before all have run: blocks race as well
+  emu::scheduler_fiber = __tsan_get_current_fiber();
+  emu::before(&emu::launch_begin);
 #endif
   for (long k = 0; k < count && !emu::failed; ++k) {
-#ifdef EMU_THREADS
-    long i = k;
-#else
-    long i = blocks_in[k];
+    long i = order_of_blocks[k];
+#ifndef EMU_RACES
+    make(i);
 #endif
-    dim3 at{unsigned(i % gridDim.x), unsigned(i / gridDim.x % gridDim.y), unsigned(i / gridDim.x / gridDim.y)};
-    blocks.emplace_back(new emu::Block(at, n, shared));
-#ifndef EMU_THREADS
-    emu::run_block(*blocks[0], order, seed + unsigned(k));
-    most = std::max(most, blocks[0]->static_bytes + long(shared));
-    blocks.clear();
+    emu::run_block(*blocks[i], order, seed + unsigned(k));
+    most = std::max(most, blocks[i]->static_bytes + long(shared));
+#ifndef EMU_RACES
+    blocks[i].reset();
 #endif
   }
-#ifdef EMU_THREADS
-  emu::run_all(blocks);
-  for (auto& b : blocks) most = std::max(most, b->static_bytes + long(shared));
+#ifdef EMU_RACES
+  emu::after(&emu::launch_order);
 #endif
   _mm_setcsr(mode);
   return emu::failed ? -1 : most;

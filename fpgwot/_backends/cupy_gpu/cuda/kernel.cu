@@ -57,7 +57,7 @@ kernel_matrix(real* L, const real* G, real* T, real* T0, double* R, double* C, d
   real top[SIDE];
   double sum[SIDE], f[SIDE];
 #pragma unroll
-  for (int k = 0; k < SIDE; k++) top[k] = lowest, sum[k] = 0.0, f[k] = s.row(ix::F)[min(i0 + k, n - 1)];
+  for (int k = 0; k < SIDE; k++) top[k] = lowest, sum[k] = 0.0, f[k] = i0 + k < nb ? s.row(ix::F)[i0 + k] : 0.0;
   for (i64 j = lane; j < mb; j += LANES) {
     const double gj = g[j] + h;
 #pragma unroll
