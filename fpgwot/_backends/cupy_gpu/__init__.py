@@ -21,6 +21,7 @@ from . import _source
 SEGMENT, TILE, WINDOW_FROM = 32, 64, 33  # of structured.cu: points of a segment, lines of a block; widest band entry by entry + 1
 KEPT = 256  # small arrays of the host that are kept on the device
 _COLUMNS = re.compile(r"_rows<\w+, (\d+), \d+>")
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _DTYPES = {"double": np.float64, "float": np.float32, "i64": np.int64, "bool": np.bool_}
 
 
@@ -33,12 +34,17 @@ def _signature(file: str, kernel: str) -> tuple[str, ...]:
 
 
 class Gpu:
-    """The primitives on arrays of `cp`, which is CuPy or stands for it; `threads` limits a block (for tests)."""
+    """The primitives on arrays of `cp`, which is CuPy or stands for it.
+
+    `compiled` makes plain code over the numbers of each problem fast, without it that is left to the interpreter; `threads` is
+    the most of a block, for tests.
+    """
 
     name = "cupy"
 
-    def __init__(self, cp: Any, threads: int = _source.THREADS) -> None:
+    def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS) -> None:
         self.cp, self.xp, self.threads = cp, cp, threads
+        self.compiled = compiled or (lambda function: function)
         self.ascend = inner.interpreted(self)
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
@@ -50,21 +56,17 @@ class Gpu:
         return np.asarray(self.cp.asnumpy(x) if isinstance(x, self.cp.ndarray) else x)
 
     def device(self, x: Any, dtype: Any = None) -> Any:
-        """An array of the host on the device, kept by value on the stream in use; device arrays as they are."""
+        """An array of the host on the device, kept by value for the device and stream in use; device arrays as they are."""
         if isinstance(x, self.cp.ndarray):
             return x
         x = np.ascontiguousarray(x, dtype)
-        key = x.dtype.str, x.shape, x.tobytes(), self.cp.cuda.get_current_stream().ptr
+        cuda = self.cp.cuda
+        key = x.dtype.str, x.shape, x.tobytes(), cuda.Device().id, cuda.get_current_stream().ptr
         if key not in self._kept:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
             self._kept[key] = self.cp.asarray(x)
         return self._kept[key]
-
-    @staticmethod
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Plain code over the numbers of each problem, left to the interpreter."""
-        return function
 
     def matmul(self, A: Any, B: Any, out: Any = None) -> Any:
         """Stacked matrix products by cuBLAS."""
@@ -297,7 +299,7 @@ class Gpu:
 
 
 @cache
-def backend() -> Gpu:
+def backend(compiled: Compiler | None = None) -> Gpu:
     """The backend on CuPy itself; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
     try:
         import cupy
@@ -317,4 +319,4 @@ def backend() -> Gpu:
         raise RuntimeError(f"backend 'cupy' finds {what} ({text})") from error
     if count == 0:
         raise RuntimeError("backend 'cupy' finds no CUDA device")
-    return Gpu(cupy)
+    return Gpu(cupy, compiled)
