@@ -244,6 +244,8 @@ def _check_choices(loss: str, normalize: str | None) -> None:
 
 
 def _number(name: str, x: Any, B: int) -> np.ndarray:
+    if type(x) in (float, int) and x == x:  # what nearly every call passes
+        return np.full(B, float(x))
     try:
         x = np.asarray(x, dtype=float)
     except (TypeError, ValueError):
@@ -283,6 +285,8 @@ def _price(tv: Any, sink: Any, B: int) -> np.ndarray | None:
 
 
 def _smoothness(smoothness: Any, B: int) -> np.ndarray | None:
+    if type(smoothness) in (float, int) and smoothness == 0:
+        return None
     gamma = _number("smoothness", smoothness, B)
     if (gamma < 0).any() or np.isinf(gamma).any():
         raise ValueError(f"smoothness must be 0 or positive and finite, got {smoothness!r}")

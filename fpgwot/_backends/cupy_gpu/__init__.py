@@ -41,6 +41,7 @@ class Gpu:
     """
 
     name = "cupy"
+    factors = False  # the diagonal preconditions Newton systems here
 
     def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS) -> None:
         self.cp, self.xp, self.threads = cp, cp, threads
@@ -218,6 +219,9 @@ class Gpu:
         self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *rows)
         rest = s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
         self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *state, *rest)
+
+    def factor(self, K: Any, s: Scaling, on: np.ndarray) -> np.ndarray:
+        return np.zeros(len(on), int)
 
     def cg(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
         B, n, m = K.shape

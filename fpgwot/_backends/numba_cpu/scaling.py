@@ -534,8 +534,89 @@ def anderson(C, S, size, hist, restart, on):  # type: ignore[no-untyped-def]
                 C[b, ix.Y, m] = min(max(y, -ix.DRIFT), ix.DRIFT)
 
 
+@jit
+def _precondition(C, S, factor, b, m, z):  # type: ignore[no-untyped-def]
+    """z <- CG_R over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system."""
+    r, pre, free = C[b, ix.CG_R], C[b, ix.PRE], C[b, ix.DIAG]
+    if S[b, ix.FACTORED] == 0:
+        for j in range(m + 1):
+            z[j] = r[j] / pre[j] if r[j] != 0.0 else 0.0
+        return
+    for i in range(m + 1):
+        dot = 0.0
+        for j in range(i):
+            dot += factor[b, i, j] * z[j]
+        z[i] = (r[i] - dot) / factor[b, i, i]
+    for i in range(m, -1, -1):
+        z[i] /= factor[b, i, i]
+        zi = z[i]
+        for j in range(i):
+            z[j] -= factor[b, i, j] * zi
+    for j in range(m):
+        if not free[j] > 0:
+            z[j] = 0.0
+    if np.isnan(C[b, ix.Q, m]):
+        z[m] = 0.0
+
+
+@jit
+def _matrix(K, R, C, S, size, v_, b, m):  # type: ignore[no-untyped-def]
+    """The Newton system D (1 + shift) - T' w T, bordered by the mass; held columns keep their diagonal only."""
+    nb, mb = size[b]
+    A = np.zeros((nb, mb))
+    for i in range(nb):
+        s = np.sqrt(R[b, ix.W, i]) * R[b, ix.E, i]
+        for j in range(mb):
+            A[i, j] = s * K[b, i, j] * v_[b, j]
+    for j in range(mb):
+        if not C[b, ix.DIAG, j] > 0:
+            A[:, j] = 0.0
+    inner = np.dot(A.T, A)
+    H, more = np.zeros((m + 1, m + 1)), 1 + S[b, ix.SHIFT] + ix.RIDGE
+    for j in range(mb):
+        d = C[b, ix.DIAG, j]
+        for k in range(j + 1):
+            H[j, k] = -inner[j, k]
+        H[j, j] += d * more if d > 0 else max(C[b, ix.COL, j], 1e-300)
+    for j in range(mb, m + 1):
+        H[j, j] = 1.0
+    if C[b, ix.Q, m] == C[b, ix.Q, m]:
+        border, corner = np.zeros(mb), 0.0
+        for i in range(nb):
+            wr = np.sqrt(R[b, ix.W, i]) * R[b, ix.ROW, i]
+            corner += wr * wr
+            for j in range(mb):
+                border[j] += wr * A[i, j]
+        for j in range(mb):
+            H[m, j] = C[b, ix.COL, j] - border[j] if C[b, ix.DIAG, j] > 0 else 0.0
+        H[m, m] = S[b, ix.MASS] * more - corner
+    return H
+
+
+@jit
+def factor(K, R, C, S, size, v_, factor, on, built):  # type: ignore[no-untyped-def]
+    """Cholesky factors of the Newton systems that `newton` has set up, and the first direction through them; 1 where built."""
+    m = C.shape[2] - 1
+    for b in range(len(on)):
+        if not on[b] or factor.shape[1] == 0:
+            continue
+        H = _matrix(K, R, C, S, size, v_, b, m)
+        try:
+            factor[b] = np.linalg.cholesky(H)
+        except Exception:  # noqa: BLE001  not positive up to rounding: the diagonal serves on
+            S[b, ix.FACTORED] = 0.0
+            continue
+        S[b, ix.FACTORED], built[b] = 1.0, 1
+        z, rz = np.empty(m + 1), 0.0
+        _precondition(C, S, factor, b, m, z)
+        for j in range(m + 1):
+            C[b, ix.CG_D, j] = z[j]
+            rz += C[b, ix.CG_R, j] * z[j]
+        S[b, ix.RZ] = rz
+
+
 @kernel
-def newton(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-def]
+def newton(K, R, C, S, size, v_, part_, part_s, factor, on):  # type: ignore[no-untyped-def]
     """Newton system at the swept point: free rows w, free columns dc, diagonal preconditioner, right-hand side, direction."""
     B, n, m = K.shape
     blocks = part_.shape[1]
@@ -567,11 +648,11 @@ def newton(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-
         part_s[b, block, 0] = squares
     for b in prange(B):
         if on[b]:
-            _finish_newton(C, S, size, part_, part_s, b, m)
+            _finish_newton(C, S, size, part_, part_s, factor, b, m)
 
 
 @jit
-def _finish_newton(C, S, size, part_, part_s, b, m):  # type: ignore[no-untyped-def]
+def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-untyped-def]
     mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
     fixed, capped = C[b, ix.Q, m] == C[b, ix.Q, m], S[b, ix.CAP2] < np.inf
     tau = S[b, ix.TAU2] / S[b, ix.EPS]
@@ -600,20 +681,20 @@ def _finish_newton(C, S, size, part_, part_s, b, m):  # type: ignore[no-untyped-
     if S[b, ix.TAU1] == np.inf and tau == np.inf and not fixed and not capped and S[b, ix.CAP1] == np.inf and sum_d > 0:
         for j in range(mb):
             C[b, ix.CG_R, j] -= C[b, ix.DIAG, j] * (sum_b / sum_d)
-    norm = rz = 0.0
+    z, norm, rz = np.empty(m + 1), 0.0, 0.0
+    _precondition(C, S, factor, b, m, z)
     for j in range(m + 1):
         r = C[b, ix.CG_R, j]
-        z = r / C[b, ix.PRE, j] if r != 0.0 else 0.0
-        C[b, ix.CG_D, j], C[b, ix.CG_X, j] = z, 0.0
+        C[b, ix.CG_D, j], C[b, ix.CG_X, j] = z[j], 0.0
         norm += abs(r)
-        rz += r * z
+        rz += r * z[j]
     S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT] = rz, norm, shift
     S[b, ix.DONE] = 0.0 if norm > 0 else 1.0
     C[b, ix.Y0], C[b, ix.GRAD0] = C[b, ix.Y], C[b, ix.GRAD]
 
 
 @kernel
-def cg(K, R, C, S, size, v_, part_, part_s, stop, on):  # type: ignore[no-untyped-def]
+def cg(K, R, C, S, size, v_, part_, part_s, factor, stop, on):  # type: ignore[no-untyped-def]
     """One conjugate gradient step on (D + shift - T' w T) x = grad; DONE = 1 where the residual fell by `stop`."""
     B, n, m = K.shape
     blocks = part_.shape[1]
@@ -644,11 +725,11 @@ def cg(K, R, C, S, size, v_, part_, part_s, stop, on):  # type: ignore[no-untype
         part_s[b, block, 0] = cross
     for b in prange(B):
         if on[b]:
-            _finish_cg(C, S, size, v_, part_, part_s, b, m, stop)
+            _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop)
 
 
 @jit
-def _finish_cg(C, S, size, v_, part_, part_s, b, m, stop):  # type: ignore[no-untyped-def]
+def _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop):  # type: ignore[no-untyped-def]
     mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
     fixed = C[b, ix.Q, m] == C[b, ix.Q, m]
     rz, norm, shift = S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT]
@@ -674,11 +755,13 @@ def _finish_cg(C, S, size, v_, part_, part_s, b, m, stop):  # type: ignore[no-un
         x[j] += a * d[j]
         r[j] -= a * product[j]
         left += abs(r[j])
-        if r[j] != 0.0:
-            rz_new += r[j] * r[j] / C[b, ix.PRE, j]
+    z = product
+    _precondition(C, S, factor, b, m, z)
+    for j in range(m + 1):
+        rz_new += r[j] * z[j]
     ratio = rz_new / max(rz, 1e-300)
     for j in range(m + 1):
-        d[j] = (r[j] / C[b, ix.PRE, j] if r[j] != 0.0 else 0.0) + ratio * d[j]
+        d[j] = z[j] + ratio * d[j]
     S[b, ix.RZ] = rz_new
     if left < stop * norm or not curve > 0.0:
         S[b, ix.DONE] = 1.0
