@@ -102,6 +102,14 @@ def test_sizes(name, size, dtype):
         check(parity.STEPS[name], kind, dtype, emulated(threads=32), np.array(size, np.int64))
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", ["sweep", "newton", "cg", "plan"])
+def test_several_warps_share_the_columns(name, order):
+    for threads, size in ((64, [[34, 250]]), (64, [[33, 1031]]), (512, [[35, 1031], [3, 200]])):
+        for dtype in REALS:
+            check(parity.STEPS[name], "partial", dtype, emulated(order, 5, threads), np.array(size, np.int64))
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_spread_of_all_sizes(size):
     x = parity.State("partial", np.float64, size=np.array(size, np.int64))
