@@ -15,7 +15,9 @@ from emulator import build, coverage, sanitize
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
 FILE = "tests/test_gpu_kernels.py"
 TINY = "[[31, 32], [32, 31], [1, 33]]"
-NAMES = [x for x in parity.STEPS if x not in ("spread", "shared_layer", "damped_kernel", "drift") and not x.startswith("gradient")]
+NAMES = [
+    x for x in parity.STEPS if x not in ("spread", "shared_layer", "damped_kernel", "drift") and not x.startswith("gradient")
+]
 NAMES += ["gradient-True-True-False"]
 # (problems, points, lines) of structure products: one segment of a line, and several
 LINES = ("(2, 31, 3)", "(2, 101, 7)")
@@ -50,7 +52,11 @@ def test_the_emulated_tests_run_the_kernels(tmp_path):
     """At least 95 % of the lines, of the primitives in one type and of the structure products."""
     run(
         "coverage",
-        [FILE, "-k", "(test_primitives or test_sizes or several_warps and forward or roughness or spread or forward) and not float32"],
+        [
+            FILE,
+            "-k",
+            "(test_primitives or test_sizes or several_warps and forward or roughness or spread or forward) and not float32",
+        ],
         FPGWOT_EMULATOR_CACHE=str(tmp_path),
     )
     lines = coverage.line_coverage(tmp_path)
