@@ -59,8 +59,8 @@ PARTS |= {"compile": 60, "sanitizer": 20}
 CRASH = """
 import numpy as np, test_backends as parity
 from fpgwot._backends.cupy_gpu import backend
-from test_gpu_kernels import OnDevice, check
-for name in parity.STEPS:
+from test_gpu_kernels import STEPS, OnDevice, check
+for name in STEPS:
     check(parity.STEPS[name], "partial", np.float32, OnDevice(backend()))
 """
 

@@ -79,7 +79,7 @@ def on_host(route: Route) -> Route:
 def load_backend(name: str) -> Any:
     """The backend of that name, imported when it is first needed; an error says what a GPU lacks."""
     module = importlib.import_module(f"._backends.{_MODULES[name]}", __package__)
-    return module.backend() if name == "cupy" else module
+    return module.backend(load_backend("numba").compiled) if name == "cupy" else module
 
 
 def on_callers_stream(function: Function) -> Function:

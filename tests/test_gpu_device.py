@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import test_backends as parity
 from test_gpu_host import MARGINALS
-from test_gpu_kernels import LINES, REALS, SIZES, OnDevice, check, products
+from test_gpu_kernels import LINES, REALS, SIZES, STEPS, OnDevice, check, products
 
 from fpgwot import solve, solve_batch
 from fpgwot._backends.cupy_gpu import backend
@@ -29,19 +29,19 @@ def gpu():
 
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("kind", parity.RULES)
-@pytest.mark.parametrize("name", parity.STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_primitives(name, kind, dtype, gpu):
     check(parity.STEPS[name], kind, dtype, OnDevice(gpu))
 
 
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("size", [*SIZES, [[67, 2100]], [[33, 4200]], [[64, 9001]]], ids=str)
-@pytest.mark.parametrize("name", [x for x in parity.STEPS if x != "spread"])
+@pytest.mark.parametrize("name", [x for x in STEPS if x != "spread"])
 def test_sizes(name, size, dtype, gpu):
     check(parity.STEPS[name], "partial", dtype, OnDevice(gpu), np.array(size, np.int64))
 
 
-@pytest.mark.parametrize("name", parity.STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_results_repeat_bit_for_bit(name, gpu):
     found = []
     for _ in range(3):
