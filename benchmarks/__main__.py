@@ -10,6 +10,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # POT looks for these at import, whatever is benchmarked; jax alone takes a second
 os.environ |= {"POT_BACKEND_DISABLE_JAX": "1", "POT_BACKEND_DISABLE_TENSORFLOW": "1", "POT_BACKEND_DISABLE_CUPY": "1"}
 
-from .runner import main  # noqa: E402
+from .runner import main
 
 main()

@@ -2,11 +2,12 @@
 
     python -m benchmarks.bandwidth [--out FILE.json] [--threads 1 2] [--sizes 256 512 1024 2048 4096]
 
-Each primitive is called as the solver calls it, on one problem of size n x n. The bytes that it must move: `sweep`, `newton`, `cg`
-read K; `plan` reads and writes it; `kernel` reads L, G, T, T0 and writes L, T0, T; `gradient` reads A, M, T, T0, L and writes A.
-The stream is measured in the same process and size: a sum of one array for primitives that read one (what a memory bus or a cache
-can deliver to a read), and for the others a loop that reads and writes as many arrays, without arithmetic to speak of. Best of
-many, in turn, because a busy machine only adds time. Share 1 means that the arithmetic costs nothing. One process a thread count.
+Each primitive is called as the solver calls it, on one problem of size n x n. The bytes that it must move: `sweep`, `newton` and
+`cg` read K; `plan` reads and writes it; `kernel` reads L, G, T, T0 and writes L, T0, T; `gradient` reads A, M, T, T0, L and
+writes A. The stream is measured in the same process and size: a sum of one array for primitives that read one (what a memory bus
+or a cache can deliver to a read), and for the others a loop that reads and writes as many arrays, without arithmetic to speak
+of. Best of many, in turn, because a busy machine only adds time. Share 1 means that the arithmetic costs nothing. Every thread
+count has a process of its own.
 """
 
 from __future__ import annotations

@@ -109,6 +109,16 @@ def problem_t(n: int, seed: int = 0, dim: int = 64, steps: int = 8, background: 
     return _problem(f"T n {n} seed {seed}", 1 - X @ Y.T, lag(n), lag(n), labels=(a, b))
 
 
+def structure_problem(n: int) -> Problem:
+    """Pure GW: |i-k|/n against |t_j-t_l| with t = (j/n)^1.5, the second sequence slow at first.
+
+    T's own two structures are equal and symmetric in time. From the product plan every solver then sits on a saddle, the mean of
+    the diagonal and the antidiagonal, until rounding lets it fall off: times would be noise.
+    """
+    t = (np.arange(n) / n) ** 1.5
+    return problem_t(n).structural().but(name=f"warped n {n}", C2=np.abs(t[:, None] - t[None]))
+
+
 def random_problem(n: int, seed: int = 0) -> Problem:
     """No structure anywhere: uniform M, symmetric uniform C1 and C2, all in [0, 1). The structures are indefinite."""
     rng = np.random.default_rng(10_000 + seed)

@@ -183,8 +183,9 @@ TITLES = {
     "sizes": ("Never slower than POT?", "POT's time over ours; `drop-in` is `fpgwot.gromov`, where it exists.", sizes),
     "methods": (
         "Every method on problem T",
-        "Two sequences of n frames, alpha .3. Objective and violation are computed by the benchmark from the plan: *infeasible* is a "
-        "marginal off by more than 1e-3 of a weight, *worse* an objective more than 1e-3 above the best feasible one.",
+        "Two sequences of n frames, alpha .3 (GW: warped time). Objective and violation are computed by the benchmark from the "
+        "plan: *infeasible* is a marginal off by more than 1e-3 of a weight, *worse* an objective more than 1e-3 above the best "
+        "feasible one.",
         methods,
     ),
     "passes": (
@@ -205,8 +206,8 @@ def page(found: dict[str, Any], images: list[str]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Generated from `benchmarks/results/*.json` by `python -m benchmarks.report`; `make bench` runs a short version in about five",
-        "minutes, `make bench ARGS=--full` all of it. Peers run with their own defaults and stopping rules.",
+        "Generated from `benchmarks/results/*.json` by `python -m benchmarks.report`; `make bench` runs a short version in about",
+        "five minutes, `make bench ARGS=--full` all of it. Peers run with their own defaults and stopping rules.",
         "",
     ]
     lines += [f"![{name}](img/{name})" for name in images]

@@ -54,9 +54,7 @@ def main() -> None:
     minutes = args.minutes or (90 if args.full else 5)
     folder = args.out or (ROOT / "benchmarks" / "results" if args.full else ROOT / "out" / "bench")
     about = machine()
-    print(
-        f"{about['processor']}, {about['cores']} cores, load {about['load']}, threads {about['threads']}, commit {about['commit']}"
-    )
+    print(f"{about['processor']}, {about['cores']} cores, load {about['load']}, commit {about['commit']}, {about['threads']}")
     start = time.perf_counter()
     warm_up()
     print(f"kernels ready after {time.perf_counter() - start:.0f} s")

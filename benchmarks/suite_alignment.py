@@ -102,7 +102,8 @@ def run(full: bool) -> dict[str, Any]:
         rows.append(control | _scores(z, z.linear().but(m=mass), kept))
     for r in means(rows):
         print(
-            f"{r['data']:10s} {r['method']:36s} {1e3 * (r['seconds'] or 0):8.2f} ms  agreement {r['agreement']:.3f}  violation {r['violation']:.0e}"
+            f"{r['data']:10s} {r['method']:36s} {1e3 * (r['seconds'] or 0):8.2f} ms  agreement {r['agreement']:.3f}  "
+            f"violation {r['violation']:.0e}"
         )
     return {"rows": rows, "means": means(rows)}
 

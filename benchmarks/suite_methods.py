@@ -10,15 +10,15 @@ import numpy as np
 
 from .measure import interleaved, judge, rounded, verdicts
 from .methods import Method, available
-from .problems import Problem, problem_t, segmentation_problem
+from .problems import Problem, problem_t, segmentation_problem, structure_problem
 
 TASKS: dict[str, Callable[[int], Problem]] = {
     "KOT, exact": lambda n: problem_t(n).linear(),
     "KOT, reg .05": lambda n: problem_t(n).linear().but(reg=0.05),
     "partial KOT, m .8, exact": lambda n: problem_t(n).linear().but(m=0.8),
     "partial KOT, m .8, reg .05": lambda n: problem_t(n).linear().but(m=0.8, reg=0.05),
-    "GW, exact": lambda n: problem_t(n).structural(),
-    "GW, reg .01": lambda n: problem_t(n).structural().but(reg=0.01),
+    "GW, exact": structure_problem,
+    "GW, reg .01": lambda n: structure_problem(n).but(reg=0.01),
     "FGW, exact": problem_t,
     "FGW, reg .05": lambda n: problem_t(n).but(reg=0.05),
     "FGW, reg .01": lambda n: problem_t(n).but(reg=0.01),

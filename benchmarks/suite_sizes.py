@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from .measure import interleaved, judge, verdicts
-from .problems import Problem, problem_t
+from .problems import Problem, problem_t, structure_problem
 
 SHORT, FULL = (16, 32, 64, 128), (16, 32, 64, 128, 256, 512, 1024, 2048)
 GROWTH = 6.0
 
 
 def tasks(n: int) -> dict[str, Problem]:
-    """Every function that both have, on problem T."""
+    """Every function that both have, on problem T (GW: warped time)."""
     z = problem_t(n)
     out = {}
-    for kind, base in (("KOT", z.linear()), ("GW", z.structural()), ("FGW", z)):
+    for kind, base in (("KOT", z.linear()), ("GW", structure_problem(n)), ("FGW", z)):
         for reg in (0.0, 0.05):
             how = "exact" if reg == 0 else f"reg {reg:g}"
             out[f"{kind}, {how}"] = base.but(reg=reg)
