@@ -14,7 +14,7 @@ import fpgwot
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks import measure, passes_grid, problems, report, suite_methods, suite_sizes  # noqa: E402
+from benchmarks import measure, passes_grid, problems, report, suite_goals, suite_methods, suite_sizes  # noqa: E402
 from benchmarks.methods import available  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -265,3 +265,20 @@ def test_the_readme_table_goes_between_its_markers(tmp_path):
     assert readme.read_text().endswith("after\n")
     readme.write_text("no markers")
     assert not report.into_readme(readme, {"rows": [row]})
+
+
+def test_a_row_of_the_goals_tells_a_worse_plan_from_a_good_one():
+    z = small(16).but(reg=0.05)
+    good, product = solved(z), np.outer(z.p, z.q)
+    fair = suite_goals.compare("x", z, "POT", 0.0, lambda: good, lambda: product, 1.0)
+    assert fair["objective"] == "no worse"
+    assert fair["reached"]
+    assert suite_goals.compare("x", z, "POT", 0.0, lambda: product, lambda: good, 1.0)["objective"] == "worse"
+    off = suite_goals.compare("x", [z, z], "POT", 0.0, lambda: np.stack([good, 1.1 * good]), lambda: np.stack([good] * 2), 1.0)
+    assert off["objective"] == "infeasible"
+    assert not off["reached"]
+
+    def fails() -> None:
+        raise ValueError("not today")
+
+    assert "not today" in suite_goals.compare("x", z, "POT", 1.0, lambda: good, fails, 1.0)["error"]
