@@ -47,7 +47,7 @@ def run(full: bool, deadline: float, methods: list[Method] | None = None, sizes:
             z = make(n)
             calls = {}
             for method in found:
-                if not method.solves(z):
+                if not method.solves(z) or (method.slow and not full):
                     continue
                 expected = GROWTH * last.get((task, method.name), 0.0)
                 if n > method.largest or expected > limit or time.perf_counter() - begin > deadline:

@@ -20,7 +20,7 @@ class Method:
 
     `prepare(problem)` converts the arrays, outside the clock, and returns the call whose time counts; the call returns the plan
     as a NumPy array, so work that a library leaves running is waited for. `solves` says which problems are meant for it. `note`
-    says how it stops and what it does differently; `cubic` methods are left out where their time is foreseeably too long.
+    says how it stops and what it does differently; `slow` methods run with --full only, and no method above its `largest` n.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Method:
     prepare: Callable[[Problem], Callable[[], np.ndarray]]
     note: str
     largest: int = 1 << 20
+    slow: bool = False
 
 
 def available() -> tuple[list[Method], dict[str, str]]:

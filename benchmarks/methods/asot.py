@@ -80,5 +80,5 @@ def methods() -> tuple[list[Method], dict[str, str]]:
 
     return [
         Method("ASOT iteration", "torch", solves, single(STEPS), "float32, 25 steps as published, no test of convergence"),
-        Method("ASOT iteration x 20", "torch", solves, single(20 * STEPS), "float32, 500 steps", 2048),
+        Method("ASOT iteration x 20", "torch", solves, single(20 * STEPS), "float32, 500 steps", 2048, slow=True),
     ], {}

@@ -84,5 +84,7 @@ def methods() -> tuple[list[Method], dict[str, str]]:
     note = "POT's defaults (exact: relative change 1e-9; entropic: change 1e-9, partial 1e-7)"
     return [
         Method("POT", "POT", solves, prepared("PGD"), note),
-        Method("POT PPA", "POT", proximal, prepared("PPA"), note + "; proximal: the entropy is a step, not a term", 128),
+        Method(
+            "POT PPA", "POT", proximal, prepared("PPA"), note + "; proximal: the entropy is a step, not a term", 128, slow=True
+        ),
     ], {}
