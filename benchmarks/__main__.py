@@ -5,6 +5,8 @@ import sys
 
 if "--threads" in sys.argv[:-1]:
     count = sys.argv[sys.argv.index("--threads") + 1]
+    if count == "1":
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ |= dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), count)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # POT looks for these at import, whatever is benchmarked; jax alone takes a second

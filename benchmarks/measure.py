@@ -25,6 +25,15 @@ FEASIBLE = 1e-3  # relative violation of a marginal or of the mass from which a 
 WORSE = 1e-3  # relative excess over the best feasible objective from which a plan is called worse
 
 
+CLOCK: Callable[[], float] = time.perf_counter
+
+
+def use_clock(name: str) -> None:
+    """ "wall", or "cpu": processor time, all threads added up. With one thread a busy machine hardly disturbs it."""
+    global CLOCK
+    CLOCK = {"wall": time.perf_counter, "cpu": time.process_time}[name]
+
+
 def judge(z: Problem, T: Any) -> dict[str, float]:
     """Objective and feasibility of a plan, in plain NumPy from the definition, apart from every solver.
 
@@ -86,45 +95,43 @@ def verdicts(rows: list[dict[str, Any]]) -> None:
 def interleaved(
     calls: dict[str, Callable[[], Any]], repeats: int = 5, budget: float = 20.0, once_above: float = 10.0
 ) -> dict[str, dict[str, Any]]:
-    """First and later calls, timed in turn: {name: first, seconds (median), cpu (median), times, plan}.
+    """First and later calls, timed in turn: {name: first, seconds (median), times, plan}.
 
     The first call of each (compilation, caches) is kept apart. Then rounds in which every method runs once, until `repeats`
     rounds are done or `budget` seconds are used; a method whose first call took more than `once_above` seconds runs no more,
-    its first call is its time. A call that raises becomes {"error": text}. `cpu` counts the processor time of all threads: with
-    one thread it is what a busy machine does not disturb.
+    its first call is its time. A call that raises becomes {"error": text}. Times are those of `CLOCK`; limits are wall time.
     """
     out: dict[str, dict[str, Any]] = {}
+    running: list[str] = []
     for name, call in calls.items():
         try:
-            plan, wall, cpu = _timed(call)
+            plan, seconds, wall = _timed(call)
         except ERRORS as error:
             out[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             continue
-        out[name] = {"first": wall, "times": [], "cpus": [], "plan": plan, "cpu": cpu}
-    running = [name for name, row in out.items() if row.get("first", np.inf) <= once_above]
+        out[name] = {"first": seconds, "times": [], "plan": plan}
+        if wall <= once_above:
+            running.append(name)
     begin = time.perf_counter()
     for turn in range(repeats):
         if turn > 0 and time.perf_counter() - begin > budget:
             break
         for name in running:
             row = out[name]
-            row["plan"], wall, cpu = _timed(calls[name])
-            row["times"].append(wall)
-            row["cpus"].append(cpu)
+            row["plan"], seconds, _ = _timed(calls[name])
+            row["times"].append(seconds)
     for row in out.values():
         if "first" in row:
             row["seconds"] = float(np.median(row["times"])) if row["times"] else row["first"]
-            row["cpu"] = float(np.median(row["cpus"])) if row["cpus"] else row["cpu"]
-            del row["cpus"]
     return out
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cpu, start = time.process_time(), time.perf_counter()
+        start, wall = CLOCK(), time.perf_counter()
         result = call()
-        return result, time.perf_counter() - start, time.process_time() - cpu
+        return result, CLOCK() - start, time.perf_counter() - wall
 
 
 def rounded(z: Problem, T: np.ndarray) -> np.ndarray:
@@ -158,6 +165,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": {name: os.environ.get(name, "default") for name in THREADS},
+        "clock": "cpu" if CLOCK is time.process_time else "wall",
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "commit": (commit.stdout.strip() or "unknown") + ("+" if dirty.stdout.strip() else ""),
         "date": time.strftime("%Y-%m-%d"),

@@ -140,12 +140,16 @@ def table(out: dict[str, Any]) -> str:
         )
     bad = [r for r in out["rows"] if r["failed"]]
     lines += ["", f"{len(bad)} of {len(out['rows'])} runs fail."]
-    lines += [
-        f"- {r['problem']}, {r['mode']}, reg {r['reg']}: {r['status']}, residual {r['residual']:.1e} "
-        f"(recomputed {r['residual_recomputed']:.1e}), {r['passes']} passes"
-        for r in bad
-    ]
+    lines += [f"- {failure(r)}" for r in bad]
     return "\n".join(lines)
+
+
+def failure(r: dict[str, Any]) -> str:
+    """A run that failed, in one line that names everything needed to repeat it."""
+    return (
+        f"{r['problem']}, {r['mode']}, reg {r['reg']}: {r['status']}, residual {r['residual']:.1e} "
+        f"(recomputed {r['residual_recomputed']:.1e}), {r['passes']} passes"
+    )
 
 
 def grid(sizes: tuple[int, ...], worms: Path | None, deadline: float | None = None) -> dict[str, Any]:
@@ -159,6 +163,8 @@ def grid(sizes: tuple[int, ...], worms: Path | None, deadline: float | None = No
         for mode, options in MODES.items():
             for reg in REGS:
                 rows.append(run(z.but(**options, reg=reg, reference=1.0), mode))
+                if rows[-1]["failed"]:
+                    print(f"passes: {failure(rows[-1])}", flush=True)
         print(f"passes: {z.name}: {sum(r['failed'] for r in rows)} of {len(rows)} failed so far", flush=True)
     return {"rows": rows, "cells": cells(rows)}
 

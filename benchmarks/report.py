@@ -46,9 +46,10 @@ def where(content: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items() if v != "not installed")
     threads = ", ".join(f"{k}={v}" for k, v in m["threads"].items())
     load_ = f", load {m['load']:.1f} when written" if m.get("load") is not None else ""
+    clock = "processor time" if m.get("clock") == "cpu" else "wall time"
     return (
         f"*{m['processor']}, {m['cores']} cores{load_}; {threads}; Python {m['python']}, {versions}; commit {m['commit']}, "
-        f"{m['date']}; {'full' if content.get('full', True) else 'short'} run.*\n"
+        f"{m['date']}; {'full' if content.get('full', True) else 'short'} run, {clock}.*\n"
     )
 
 

@@ -95,10 +95,10 @@ def run(full: bool) -> dict[str, Any]:
             if "error" in out:
                 rows.append({"data": data, "pair": z.name, "method": name, "error": out["error"]})
                 continue
-            row = {"data": data, "pair": z.name, "method": name, "seconds": out["seconds"], "cpu": out["cpu"]}
+            row = {"data": data, "pair": z.name, "method": name, "seconds": out["seconds"]}
             rows.append(row | _scores(z, todo[name][0], np.asarray(out["plan"])))
         kept = cheapest(np.asarray(done["KOT, exact"]["plan"]), z.M, mass)
-        control = {"data": data, "pair": z.name, "method": "KOT, exact, cheapest kept (control)", "seconds": None, "cpu": None}
+        control = {"data": data, "pair": z.name, "method": "KOT, exact, cheapest kept (control)", "seconds": None}
         rows.append(control | _scores(z, z.linear().but(m=mass), kept))
     for r in means(rows):
         print(

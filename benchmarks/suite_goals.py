@@ -47,9 +47,8 @@ def compare(
         found = [judge(x, T) for x, T in zip(problems, plans, strict=True)]
         row[f"value_{name}"] = float(np.mean([f["value"] for f in found]))
         row |= {f"{k}_{name}": float(np.max([f[k] for f in found])) for k in ("violation", "mass_error")}
-        row |= {f"seconds_{name}": out["seconds"], f"cpu_{name}": out["cpu"], f"runs_{name}": max(1, len(out["times"]))}
+        row |= {f"seconds_{name}": out["seconds"], f"runs_{name}": max(1, len(out["times"]))}
     row["ratio"] = row["seconds_peer"] / row["seconds_ours"]
-    row["ratio_cpu"] = row["cpu_peer"] / max(row["cpu_ours"], 1e-9)
     slack = 1e-3 if peer.startswith(("OTT", "ASOT")) else 1e-4
     worse = row["value_ours"] > row["value_peer"] + slack * max(abs(row["value_peer"]), 1e-3)
     fair = max(row["violation_peer"], row["mass_error_peer"]) <= FEASIBLE

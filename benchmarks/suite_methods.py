@@ -66,7 +66,7 @@ def run(full: bool, deadline: float, methods: list[Method] | None = None, sizes:
                     last[task, name] = np.inf
                     continue
                 last[task, name] = out["seconds"]
-                row = {"task": task, "n": n, "method": name, **{k: out[k] for k in ("seconds", "cpu", "first", "times")}}
+                row = {"task": task, "n": n, "method": name, **{k: out[k] for k in ("seconds", "first", "times")}}
                 group.append(row | judge(z, out["plan"]))
             verdicts(group)
             rows += group
@@ -101,9 +101,7 @@ def reach(n: int, repeats: int) -> dict[str, Any]:
         name, _, level = key.partition("|")
         value = judge(z, rounded(z, out["plan"]))["value"]
         raw = judge(z, out["plan"])
-        rows.append(
-            {"method": name, "level": level, "seconds": out["seconds"], "cpu": out["cpu"], "excess": value - floor, **raw}
-        )
+        rows.append({"method": name, "level": level, "seconds": out["seconds"], "excess": value - floor, **raw})
     return {"n": n, "best": floor, "rows": rows}
 
 

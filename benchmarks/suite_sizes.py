@@ -81,9 +81,7 @@ def run(full: bool, deadline: float, sizes: tuple[int, ...] | None = None) -> di
                 if "error" in out:
                     skipped.append(f"{name}, {task}, n {n}: {out['error']}")
                     continue
-                group.append(
-                    {"task": task, "n": n, "method": name, "seconds": out["seconds"], "cpu": out["cpu"]} | judge(z, out["plan"])
-                )
+                group.append({"task": task, "n": n, "method": name, "seconds": out["seconds"]} | judge(z, out["plan"]))
             verdicts(group)
             rows += group
             time_of = {r["method"]: r["seconds"] for r in group}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
 from functools import partial
 
@@ -28,10 +30,11 @@ def solver(z: Problem, blocks: int = 10, inner: int = 1000, tol: float = 1e-7) -
     alpha = float(z.alpha) if z.alpha is not None else 1.0
 
     def run() -> np.ndarray:
-        out = descent.solve(
-            alpha=alpha, rho_s=float("inf"), rho_t=float("inf"), eps=z.reg / 2, reg_mode="independent",
-            F=M, Ds=C1, Dt=C2, ws=p, wt=q, solver="sinkhorn",
-        )  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()):  # the empty lines of bars that are not drawn
+            out = descent.solve(
+                alpha=alpha, rho_s=float("inf"), rho_t=float("inf"), eps=z.reg / 2, reg_mode="independent",
+                F=M, Ds=C1, Dt=C2, ws=p, wt=q, solver="sinkhorn",
+            )  # fmt: skip
         return out["pi"].numpy()
 
     return run
