@@ -28,6 +28,11 @@ WORSE = 1e-3  # relative excess over the best feasible objective from which a pl
 CLOCK: Callable[[], float] = time.perf_counter
 
 
+def growth(n: int) -> float:
+    """What a doubling to n may cost a slow method at most: small sizes are overhead, and POT's number of iterations varies."""
+    return 1.5 if n <= 128 else 6.0
+
+
 def use_clock(name: str) -> None:
     """ "wall", or "cpu": processor time, all threads added up. With one thread a busy machine hardly disturbs it."""
     global CLOCK

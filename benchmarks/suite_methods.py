@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import interleaved, judge, rounded, verdicts
+from .measure import growth, interleaved, judge, rounded, verdicts
 from .methods import Method, available
 from .problems import Problem, problem_t, segmentation_problem, structure_problem
 
@@ -29,7 +29,6 @@ TASKS: dict[str, Callable[[int], Problem]] = {
     "ASOT, n x 16": lambda n: segmentation_problem(n, 16),
 }
 SHORT, FULL = (32, 64, 128), (32, 64, 128, 256, 512, 1024, 2048)
-GROWTH = 6.0  # a method is left out where its last time, times this for a doubling, is above the limit
 
 
 def run(full: bool, deadline: float, methods: list[Method] | None = None, sizes: tuple[int, ...] | None = None) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def run(full: bool, deadline: float, methods: list[Method] | None = None, sizes:
             for method in found:
                 if not method.solves(z) or (method.slow and not full):
                     continue
-                expected = GROWTH * last.get((task, method.name), 0.0)
+                expected = growth(n) * last.get((task, method.name), 0.0)
                 if n > method.largest or expected > limit or time.perf_counter() - begin > deadline:
                     why = f"at most n {method.largest}" if n > method.largest else f"{expected:.0f} s expected"
                     why = "the time of this run is used" if time.perf_counter() - begin > deadline else why

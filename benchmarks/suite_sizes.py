@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .measure import interleaved, judge, verdicts
+from .measure import growth, interleaved, judge, verdicts
 from .problems import Problem, problem_t, structure_problem
 
 SHORT, FULL = (16, 32, 64, 128), (16, 32, 64, 128, 256, 512, 1024, 2048)
-GROWTH = 6.0
 
 
 def tasks(n: int) -> dict[str, Problem]:
@@ -55,7 +54,7 @@ def run(full: bool, deadline: float, sizes: tuple[int, ...] | None = None) -> di
     from .methods.ours import solver
     from .methods.pot import call
 
-    begin, limit = time.perf_counter(), 90.0 if full else 1.5
+    begin, limit = time.perf_counter(), 90.0 if full else 3.0
     last: dict[str, float] = {}
     rows, skipped = [], []
     for n in sizes or (FULL if full else SHORT):
@@ -67,7 +66,7 @@ def run(full: bool, deadline: float, sizes: tuple[int, ...] | None = None) -> di
             theirs, ours = call(z), drop_in(z)
             if ours is not None:
                 calls["drop-in"] = ours
-            if GROWTH * last.get(task, 0.0) <= limit and theirs is not None:
+            if growth(n) * last.get(task, 0.0) <= limit and theirs is not None:
                 calls["POT"] = theirs
             else:
                 skipped.append(f"POT, {task}, n {n}: more than {limit:.0f} s expected")
