@@ -152,8 +152,8 @@ def failure(r: dict[str, Any]) -> str:
     )
 
 
-def grid(sizes: tuple[int, ...], worms: Path | None, deadline: float | None = None) -> dict[str, Any]:
-    """All runs; stops before the next problem where `deadline` seconds have passed."""
+def grid(sizes: tuple[int, ...], worms: Path | None, deadline: float | None = None, path: Path | None = None) -> dict[str, Any]:
+    """All runs; stops before the next problem where `deadline` seconds have passed; writes after every problem to `path`."""
     rows: list[dict[str, Any]] = []
     start = time.perf_counter()
     for z in (z for size in sizes for z in problems(size, worms)):
@@ -165,6 +165,8 @@ def grid(sizes: tuple[int, ...], worms: Path | None, deadline: float | None = No
                 rows.append(run(z.but(**options, reg=reg, reference=1.0), mode))
                 if rows[-1]["failed"]:
                     print(f"passes: {failure(rows[-1])}", flush=True)
+        if path is not None:  # the grid takes long: what is done is kept
+            save(path, {"rows": rows, "cells": cells(rows)})
         print(f"passes: {z.name}: {sum(r['failed'] for r in rows)} of {len(rows)} failed so far", flush=True)
     return {"rows": rows, "cells": cells(rows)}
 
@@ -175,8 +177,7 @@ def main() -> None:
     parser.add_argument("--worms", type=Path, help="witvliet8.npz")
     parser.add_argument("--short", action="store_true", help="n 64 and the recordings of mocap6 only")
     args = parser.parse_args()
-    out = grid((64, 0) if args.short else (64, 0, 256, 512), args.worms)
-    save(args.out, out)
+    out = grid((64, 0) if args.short else (64, 0, 256, 512), args.worms, path=args.out)
     print(table(out))
 
 
