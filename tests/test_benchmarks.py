@@ -188,7 +188,9 @@ def test_the_iteration_of_asot_descends_on_its_objective():
 
     z = problems.segmentation_problem(40, 5)
     values = [measure.judge(z, asot.solver([z], steps)()[0])["value"] for steps in (1, 5, 25, 200)]
-    assert values == sorted(values, reverse=True)
+    assert values[0] > values[1] + 1e-4
+    assert np.diff(values).max() < 1e-6  # float32
+    assert values[-1] == pytest.approx(measure.judge(z, solved(z))["value"], abs=1e-5)
     both = asot.solver([z, problems.segmentation_problem(40, 5, seed=1)], 25)()
     np.testing.assert_allclose(both[0], asot.solver([z], 25)()[0], rtol=1e-5, atol=1e-9)
     with pytest.raises(ValueError, match="band"):

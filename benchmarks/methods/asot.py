@@ -69,7 +69,7 @@ def methods() -> tuple[list[Method], dict[str, str]]:
     """Its 25 steps, and as many as it takes."""
 
     def solves(z: Problem) -> bool:
-        return z.loss == "product" and z.m is None and z.tau is None and z.reg > 0 and z.reference == 1.0
+        return z.loss == "product" and z.m is None and z.tau is None and z.reg > 0 and z.reference is None
 
     def single(steps: int) -> Callable[[Problem], Callable[[], np.ndarray]]:
         def prepare(z: Problem) -> Callable[[], np.ndarray]:
