@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint wheel clean
+.PHONY: help demo test lint bench wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,6 +22,9 @@ lint: $(VENV)/.dev ## ruff, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.bench ## time, objective and feasibility against POT, OTT, fugw, ASOT in five minutes; ARGS=--full: all
+	$(BIN)/python -m benchmarks $(ARGS)
 
 wheel: $(VENV)/.dev ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build
@@ -42,3 +45,7 @@ $(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
 $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet -e '.[dev]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet -e '.[bench]'
+	@touch $@

@@ -50,8 +50,8 @@ class Residuals:
     marginal : largest violation of a hard or capped marginal, relative to the weight of its point
     mass : |sum T - m| / m where the mass is fixed, else 0
     stationarity : entropic, L1 distance of the plan from the fixed point exp((f + g + h - G)/reg) of its own gradient G and
-        of the marginal conditions, relative to its mass; exact, Frank-Wolfe gap plus rounding of the linear program,
-        relative to the value (see `solve`)
+        of the marginal conditions, relative to its mass (or to the smaller total weight, where a price leaves the plan less
+        than that); exact, Frank-Wolfe gap plus rounding of the linear program, relative to the value (see `solve`)
     """
 
     marginal: Any

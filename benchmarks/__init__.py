@@ -1,0 +1,1 @@
+"""Benchmarks of fpgwot and its peers: `python -m benchmarks` (see `runner.py`). Not part of the installed package."""

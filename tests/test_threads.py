@@ -1,0 +1,62 @@
+"""Results do not depend on the number of threads: the same problems in processes with one and with two."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CODE = """
+import sys
+import numpy as np
+from numba import get_num_threads
+from fpgwot import solve
+from fpgwot._backends.numba_cpu import scaling
+
+size, out = 230, {"threads": get_num_threads()}
+rng = np.random.default_rng(0)
+x, y = np.sort(rng.random(size)), np.sort(rng.random(size + 30))
+M, C1, C2 = abs(x[:, None] - y) + .1 * rng.random((size, size + 30)), abs(x[:, None] - x) ** .5, abs(y[:, None] - y) ** .5
+lag = lambda n: abs(np.subtract.outer(np.arange(n), np.arange(n))) / n
+if out["threads"] > 1:  # the faster form is chosen by measurement: here the parallel one always is
+    scaling.sweep.__class__._choose = lambda self: 1
+for name, options in {
+    "partial": dict(m=.8, reg=.02), "balanced": dict(reg=.02), "kl": dict(tau=.3, reg=.02),
+    "smooth": dict(reg=.05, smoothness=.1), "exact": dict(), "exact partial": dict(m=.6),
+}.items():
+    for kind, (A, B) in {"dense": (C1, C2), "temporal": (lag(size), lag(size + 30))}.items():
+        for dtype in (np.float64, np.float32):
+            if dtype is np.float32 and name != "partial":  # compiling takes longer than all of this
+                continue
+            r = solve(*(a.astype(dtype) for a in (M, A, B)), alpha=.4, **options, on_fail="ignore", backend="numba")
+            out[f"{name} {kind} {np.dtype(dtype).name}"] = r.plan
+            out[f"{name} {kind} {np.dtype(dtype).name} work"] = [r.n_passes, r.n_gradients]
+np.savez(sys.argv[1], **out)
+"""
+
+
+def run(threads: int, path: Path) -> dict[str, np.ndarray]:
+    environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CODE, str(path)]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(path) as data:
+        return dict(data)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_one_and_two_threads_agree_to_the_last_digits(tmp_path):
+    one, two = run(1, tmp_path / "one.npz"), run(2, tmp_path / "two.npz")
+    assert (one.pop("threads"), two.pop("threads")) == (1, 2)
+    assert one.keys() == two.keys()
+    for name, T in one.items():
+        if name.endswith("work"):
+            np.testing.assert_array_equal(T, two[name], err_msg=name)  # the same decisions on the way
+        else:
+            eps = np.finfo(T.dtype).eps
+            np.testing.assert_allclose(two[name], T, rtol=100 * eps, atol=10 * eps * T.max(), err_msg=name)
