@@ -104,7 +104,7 @@ class Problem:
         """
         be, host = self.be, self.be.host
         r, c, energy, rough = self.r, self.c, 0.0, 0.0
-        square = self.loss == "square"
+        square = self.loss != "product"  # or the KL loss, whose structures are transformed
         kappa = -4 * self.wq if square else 2 * self.wq  # weight of A = C1 T C2' in the gradient
         if self.C1 is None:
             G[self.be.xp.asarray(on)] = 0
