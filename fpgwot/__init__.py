@@ -1,4 +1,4 @@
-"""Fused partial Gromov-Wasserstein optimal transport: `solve`, `solve_batch`, `align`, `audit`.
+"""Fused partial Gromov-Wasserstein optimal transport: `solve`, `solve_batch`, `align`, `audit`, `accelerate`.
 
 Importing the package loads NumPy only; kernels, POT and plotting are loaded when they are first needed.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from ._accelerate import accelerate
     from ._audit import Audit, audit
     from .api import align, solve, solve_batch
     from .result import ConvergenceError, ConvergenceWarning, Residuals, Result, Status
@@ -19,6 +20,7 @@ _HOME = {
     "solve": "api",
     "solve_batch": "api",
     "align": "api",
+    "accelerate": "_accelerate",
     "audit": "_audit",
     "Audit": "_audit",
     "Result": "result",
@@ -35,7 +37,7 @@ _HOME = {
     "as_structure": "structure",
 }
 __all__ = ["Audit", "ConvergenceError", "ConvergenceWarning", "Residuals", "Result", "Status", "__version__"]
-__all__ += ["align", "audit", "solve", "solve_batch"]
+__all__ += ["accelerate", "align", "audit", "solve", "solve_batch"]
 __all__ += ["Dense", "LaplaceKernel", "LowRank", "PointCloud", "PowerDistance", "Toeplitz", "as_structure"]
 
 

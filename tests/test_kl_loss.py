@@ -84,6 +84,7 @@ def test_zero_entries_float32_normalize_and_starts():
     one = solve(None, C1, C2, loss="kl", reg_rel=0.05, normalize="mean", n_init=4)
     assert one.converged
     assert one.value == pytest.approx(one.starts.min(), rel=1e-9)
+    _, C1, C2 = problem(6, 9, 8)
     big = solve(None, 7 * C1, 7 * C2, loss="kl", reg_rel=0.05, normalize="max")
     same = solve(None, C1, C2, loss="kl", reg_rel=0.05, normalize="max")
     np.testing.assert_allclose(big.plan, same.plan, atol=1e-6)  # the loss is homogeneous of degree one

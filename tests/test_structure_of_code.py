@@ -43,7 +43,7 @@ IMPORTS = {name: imports(name, tree) for name, tree in TREES.items()}
 
 # Who may import what of the package. A file not named here may import nothing of it.
 PUBLIC = ("api", "result", "_version", "_info", "_read", "_audit", "plot", "gromov", "temporal", "structure")
-PUBLIC += ("marginals", "presets", "_dispatch")
+PUBLIC += ("marginals", "presets", "_dispatch", "_accelerate")
 ALLOWED = {
     "__init__.py": PUBLIC,
     "api.py": (
@@ -66,15 +66,17 @@ ALLOWED = {
     "_problem.py": ("structure", "marginals", "_backends._protocol"),
     "result.py": ("plot",),
     "cli.py": PUBLIC,
-    "__main__.py": ("cli",),
+    "__main__.py": ("cli", "_accelerate"),
+    "_accelerate.py": ("gromov",),
     "plot.py": ("result", "api"),
-    "gromov.py": PUBLIC,
     "nn.py": PUBLIC,
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),
 }
 for _name in TREES:
-    if _name.startswith("_solvers/"):
+    if _name.startswith("gromov/"):
+        ALLOWED[_name] = PUBLIC
+    elif _name.startswith("_solvers/"):
         ALLOWED[_name] = ("_problem", "result", "marginals", "structure", "_backends._protocol", "_solvers")
     elif _name.startswith("_backends/") and _name.count("/") == 1:
         ALLOWED[_name] = ("_backends",)
@@ -86,7 +88,7 @@ for _name in TREES:
 HEAVY = {
     "matplotlib": ("plot.py", "_info.py"),
     "torch": ("nn.py", "_info.py"),
-    "ot": ("_backends/network_simplex.py", "_info.py"),
+    "ot": ("_backends/network_simplex.py", "_info.py", "gromov/", "_accelerate.py"),
     "numba": ("_backends/numba_cpu/", "_info.py"),
     "cupy": ("_backends/cupy_gpu/", "_info.py"),
     "pandas": ("result.py",),
@@ -171,7 +173,7 @@ def test_every_public_function_has_a_docstring(name):
             assert ast.get_docstring(node), f"{name}:{node.lineno} {node.name} has no docstring"
 
 
-@pytest.mark.parametrize("name", ["api", "result", "structure", "marginals", "plot", "_audit"])
+@pytest.mark.parametrize("name", ["api", "result", "structure", "marginals", "plot", "_audit", "_accelerate"])
 def test_doctests(name):
     if f"{name}.py" not in TREES:
         pytest.skip("not in this version")
