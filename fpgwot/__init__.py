@@ -42,10 +42,12 @@ __all__ += ["Dense", "LaplaceKernel", "LowRank", "PointCloud", "PowerDistance", 
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "gromov":  # the drop-in for ot.gromov, loaded when it is first named
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
 
 

@@ -220,7 +220,8 @@ def _feasible(
 
     a = 1.0 if M is None else 0.5 if alpha is None else alpha
     cost = linear_cost(M, C1, C2, result.plan, a, loss_fun)
-    step = solve(cost, p=p, q=q, m=m, tau=tau, reg=reg, init=result.plan, tol=1e-9, on_fail="ignore")
+    start = result.plan if float(result.plan.sum()) > 0 else None
+    step = solve(cost, p=p, q=q, m=m, tau=tau, reg=reg, init=start, tol=1e-9, on_fail="ignore")
     quad = a * energy(C1, C2, step.plan, loss_fun) if a > 0 else 0.0
     linear = 0.0 if M is None else (1 - a) * float((M * step.plan).sum())
     residuals = replace(step.residuals, stationarity=result.residuals.stationarity)

@@ -2,7 +2,7 @@
 
     T_{k+1} = argmin_T <grad F(T_k), T> + epsilon KL(T || T_k)
 
-Each is one linear `solve`. Unlike an entropic plan the limit has no entropy left: epsilon is the inverse of a step size.
+Each is one linear `solve`, or a row-wise softmax where the columns are free. Unlike an entropic plan the limit has no entropy left: epsilon is the inverse of a step size.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ def proximal(
     k = 0
     while k < steps.max_iter:
         before, cost = T, linear_cost(M, C1, C2, T, alpha, loss_fun)
-        T = solve(
-            cost, p=p, q=q, tau=(np.inf, 0.0) if free_columns else None, reg=steps.epsilon, reference=np.maximum(T, SMALLEST),
-            init=np.maximum(T, SMALLEST), tol=1e-10, on_fail="ignore",
-        ).plan  # fmt: skip
+        if free_columns:
+            T = _free_step(cost, T, p, steps.epsilon)
+        else:
+            start = np.maximum(T, SMALLEST)
+            done = solve(cost, p=p, q=q, reg=steps.epsilon, reference=start, init=start, tol=1e-10, on_fail="ignore")
+            T = done.plan
         k += 1
         if (k - 1) % steps.every == 0:
             change = float(np.linalg.norm(T - before))
@@ -78,3 +80,11 @@ def proximal(
     else:
         quad = alpha * np.array([energy(a, b, t, loss_fun) for a, b, t in zip(C1, C2, T, strict=True)])
     return Proximal(T, linear, quad, np.array(changes).reshape(-1, 2), k)
+
+
+def _free_step(cost: np.ndarray, T: np.ndarray, p: np.ndarray, epsilon: float) -> np.ndarray:
+    """The linear problem with free columns has a closed form: each row is a softmax."""
+    with np.errstate(divide="ignore"):  # log 0: an entry that is 0 stays 0
+        L = np.log(T) - cost / epsilon
+    K = np.exp(L - L.max(-1, keepdims=True))
+    return np.asarray(K * (p / K.sum(-1))[..., None])

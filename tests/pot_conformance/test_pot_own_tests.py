@@ -17,7 +17,6 @@ FILES = [
     ("gromov/test_semirelaxed.py", ""),
     ("gromov/test_utils.py", ""),
     ("test_solvers.py", "gromov"),
-    ("batch/test_solve_gromov_batch.py", ""),
 ]
 
 
