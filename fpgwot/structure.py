@@ -157,7 +157,7 @@ class Transformed(Dense):
         return Dense(self.squares)
 
 
-KL_OFFSET = 1e-15  # added inside the logarithms of the KL loss: log 0 is -34.5
+KL_OFFSET = 1e-18  # added inside the logarithms of the KL loss: log 0 is -41.4
 
 
 def kl_structures(C1: Structure, C2: Structure, dtype: Any) -> tuple[Transformed, Transformed]:

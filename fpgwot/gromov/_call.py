@@ -177,7 +177,7 @@ def transport(
 ) -> Result:
     """One `solve` for a call of POT's; `limit` is the default of its iteration limit.
 
-    Starts where POT starts, at the product plan or at G0, and keeps to that basin. A warning is given where the plan is not
+    The entropy is POT's, sum T log T: below full mass another one than KL(T || p q'). Starts where POT starts, at the product plan or at G0, and keeps to that basin. A warning is given where the plan is not
     stationary and the caller has not asked for fewer iterations himself.
     """
     loss = loss_of(loss_fun)
@@ -196,7 +196,7 @@ def transport(
     result = solve(
         bare(M), bare(C1), bare(C2), p, q, alpha=alpha, loss=loss, m=m, tau=tau, reg=reg, init=bare(G0, bare(C1)),
         tol=max(float(tol), 1e-8 if reg > 0 else 1e-14), max_iter=max(int(max_iter), 1) + (reg == 0), verbose=verbose,
-        callback=callback, on_fail="ignore",
+        callback=callback, on_fail="ignore", reference=1.0 if m is not None and reg > 0 else None,
     )  # fmt: skip
     if reg > 0 and result.residuals.marginal > 1e-7 and result.provenance["dtype"] == "float64":
         result = _feasible(result, bare(M), bare(C1), bare(C2), p, q, alpha, loss_fun, m, tau, reg)
@@ -221,7 +221,8 @@ def _feasible(
     a = 1.0 if M is None else 0.5 if alpha is None else alpha
     cost = linear_cost(M, C1, C2, result.plan, a, loss_fun)
     start = result.plan if float(result.plan.sum()) > 0 else None
-    step = solve(cost, p=p, q=q, m=m, tau=tau, reg=reg, init=start, tol=1e-9, on_fail="ignore")
+    reference = 1.0 if m is not None else None
+    step = solve(cost, p=p, q=q, m=m, tau=tau, reg=reg, reference=reference, init=start, tol=1e-9, on_fail="ignore")
     quad = a * energy(C1, C2, step.plan, loss_fun) if a > 0 else 0.0
     linear = 0.0 if M is None else (1 - a) * float((M * step.plan).sum())
     residuals = replace(step.residuals, stationarity=result.residuals.stationarity)
@@ -266,7 +267,8 @@ def exact_log(result: Result, name: str, like: Any, p: Any, q: Any) -> dict[str,
             x[np.asarray(w) <= 0] = 0.0
     mass = min(float(np.sum(w)) for w in result.weights)
     value = scalar_like(result.value_linear + result.value_quad, like)
-    cost = float((result.gradient * result.plan)[result.plan > 0].sum())
+    used = result.plan > 0
+    cost = float((result.gradient[used] * result.plan[used]).sum())
     return {
         "loss": [*(float(x) * mass for x in result.history[:, 0]), value],
         "cost": cost,

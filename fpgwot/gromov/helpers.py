@@ -11,7 +11,7 @@ import numpy as np
 
 from ._call import bare, loss_of
 
-OFFSET = 1e-15  # inside the logarithms of the KL loss, as in POT
+OFFSET = 1e-18  # inside the logarithms of the KL loss, as in POT
 
 
 def _log(x: Any) -> Any:

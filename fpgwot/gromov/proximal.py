@@ -2,7 +2,8 @@
 
     T_{k+1} = argmin_T <grad F(T_k), T> + epsilon KL(T || T_k)
 
-Each is one linear `solve`, or a row-wise softmax where the columns are free. Unlike an entropic plan the limit has no entropy left: epsilon is the inverse of a step size.
+Each is one linear `solve`, or a row-wise softmax where the columns are free. Unlike an entropic plan, the limit has no entropy
+left: epsilon is the inverse of a step size.
 """
 
 from __future__ import annotations

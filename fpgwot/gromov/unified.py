@@ -133,7 +133,8 @@ def solve_gromov(
         }
         value, log = table[exact, fused](*first, a, b, **common, **stop, **limit, **extra)
     T = log["T"]
-    linear, quad = (log["lin_loss"], log["quad_loss"]) if fused else (None if exact and M is None else 0, value)
+    nothing = 0 if kind != "partial" and (not exact or number(alpha) == 1) else None  # as POT fills it in
+    linear, quad = (log["lin_loss"], log["quad_loss"]) if fused else (nothing, value)
     if not exact:
         value = value + number(reg) * (T * _safe_log(T)).sum()
     duals = (log["u"], log["v"]) if "u" in log and kind == "balanced" else None
@@ -321,6 +322,7 @@ def _linear(M: Any, a: Any, b: Any, reg: Any, backend: Any, result: Any) -> Any:
     )
     f, g, h = done.potentials
     return result(
-        potentials=(array_like(f + h, M), array_like(g, M)), value=value, value_linear=done.value_linear, value_quad=0,
+        potentials=(array_like(f + h, M), array_like(g, M)), value=value, value_linear=done.value_linear,
+        value_quad=0 if reg is None else None,
         plan=array_like(done.plan, M), status=done.status.text, backend=backend, log={"fpgwot": done},
     )  # fmt: skip
