@@ -20,9 +20,9 @@ import numpy as np
 import ot
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-import celegans  # noqa: E402
+import celegans
 
-from fpgwot import audit, gromov  # noqa: E402
+from fpgwot import audit, gromov
 
 ALPHAS = (0.5, 0.6, 0.8)
 CHOOSE, REPORT = ((7, 8), (1, 4)), ((1, 2), (1, 8))
