@@ -83,9 +83,10 @@ def main() -> None:
     report = {"permutations": options.permutations, "chosen_alpha": best, "choice": mean, "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    scores = ", ".join(f"{a}: {v:.3f}" for a, v in mean.items())
     lines = [
-        f"Mean of {options.permutations} random orders. alpha = {best} has the best mean score up to left/right on the pairs 7 -> 8 and",
-        f"1 -> 4 ({', '.join(f'{a}: {v:.3f}' for a, v in mean.items())}); the rows 1 -> 2 and 1 -> 8 at that alpha are the result.",
+        f"Mean of {options.permutations} random orders. alpha = {best} has the best mean score up to left/right on the pairs",
+        f"7 -> 8 and 1 -> 4 ({scores}); the rows 1 -> 2 and 1 -> 8 at that alpha are the result.",
         "",
         "| pair | alpha | method | identity (range) | up to left/right | objective | wall s | cpu s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -54,7 +54,10 @@ def load(first: int, second: int, seed: int = 0) -> Problem:
     C1, C2 = ((W + W.T > 0).astype(float) for W in (W1, W2))
     size = max(len(names1), len(names2))
     p, q = np.full(len(names1), 1 / size), np.full(len(names2), 1 / size)
-    return Problem(M, C1, C2, p, q, len(np.intersect1d(names1, names2)) / size, names1, names2)
+    shared = len(np.intersect1d(names1, names2)) / size
+    return Problem(
+        M, C1, C2, p, q, min(shared, p.sum(), q.sum()), names1, names2
+    )  # POT takes a mass above by 1e-16 for infeasible
 
 
 def features(wiring: np.ndarray, types: np.ndarray, kinds: np.ndarray) -> np.ndarray:

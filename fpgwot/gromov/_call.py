@@ -177,8 +177,9 @@ def transport(
 ) -> Result:
     """One `solve` for a call of POT's; `limit` is the default of its iteration limit.
 
-    The entropy is POT's, sum T log T: below full mass another one than KL(T || p q'). Starts where POT starts, at the product plan or at G0, and keeps to that basin. A warning is given where the plan is not
-    stationary and the caller has not asked for fewer iterations himself.
+    The entropy is POT's, sum T log T: below full mass another one than KL(T || p q'). Starts where POT starts, at the product
+    plan or at G0, and keeps to that basin. A warning is given where the plan is not stationary and the caller has not asked for
+    fewer iterations himself.
     """
     loss = loss_of(loss_fun)
     p, q = bare(p, bare(C1)), bare(q, bare(C2))
