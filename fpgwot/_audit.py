@@ -10,7 +10,7 @@ import numpy as np
 from . import _dispatch
 from ._validate import make_problem
 from .api import solve
-from .structure import Structure
+from .structure import KL_OFFSET, Structure
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,10 @@ def audit(
         linear, cost = w_lin * float(np.sum(M * T)), cost + w_lin * M
     if C1 is not None and w_quad > 0:
         half, other = C1 @ T @ C2.T, C1.T @ T @ C2
+        if loss == "kl":
+            f1, h2 = C1 * np.log(C1 + KL_OFFSET) - C1, np.log(C2 + KL_OFFSET)
+            half = (f1 @ mu)[:, None] + (C2 @ nu)[None] - C1 @ T @ h2.T
+            other = (f1.T @ mu)[:, None] + (C2.T @ nu)[None] - C1.T @ T @ h2
         if loss == "square":
             half = (C1**2 @ mu)[:, None] + (C2**2 @ nu)[None] - 2 * half
             other = (C1.T**2 @ mu)[:, None] + (C2.T**2 @ nu)[None] - 2 * other

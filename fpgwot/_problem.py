@@ -111,7 +111,7 @@ class Problem:
         """Weight of A = C1 T C2' in the gradient; -1 where there is none, to carry the smoothness term."""
         if self.C1 is None:
             return np.full(len(self.wq), -1.0)
-        return np.asarray(-4 * self.wq if self.loss == "square" else 2 * self.wq)
+        return np.asarray(2 * self.wq if self.loss == "product" else -4 * self.wq)
 
     def gradient(
         self, T: Any, mu: Any, nu: Any, mu0: Any, nu0: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any
@@ -127,7 +127,7 @@ class Problem:
             G[xp.asarray(np.flatnonzero(on))] = 0
         else:
             self.cross(T, G, work, on)
-            if self.loss == "square":
+            if self.loss != "product":  # the square, or the KL loss, whose structures are transformed
                 s1, s2 = self.squares(mu, nu)
                 w = xp.asarray(2 * self.wq)[:, None]
                 r, c = r + w * s1, c + w * s2

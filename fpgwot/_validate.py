@@ -10,7 +10,7 @@ import numpy as np
 from ._backends._protocol import FORBIDDEN
 from ._problem import Problem
 from .marginals import Marginals, balanced, fixed_mass, kl_penalty, mass_price
-from .structure import SCAN_FROM, Dense, Structure, as_structure
+from .structure import KL_OFFSET, SCAN_FROM, Dense, Structure, as_structure, kl_structures
 
 LOSSES = ("square", "product", "kl")
 MASS_SLACK = 1e-9  # a mass or a pair of totals off by this share is taken for rounding
@@ -115,6 +115,8 @@ def make_problem(
         col = -eps[:, None] * np.log(np.where(qn > 0, qn, 1))
     else:
         row, col = np.broadcast_to((-eps * np.log(rank_one / scale))[:, None], pn.shape).copy(), np.zeros_like(qn)
+    if loss == "kl" and D1 is not None and D2 is not None:
+        D1, D2 = kl_structures(be, D1, D2, dtype)
     pn, qn, row, col = (be.xp.asarray(x) for x in (pn, qn, row, col))
     problem = Problem(
         be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col,
@@ -237,8 +239,6 @@ def _subset(be: Any, D: Structure | None, index: np.ndarray) -> Structure | None
 def _check_choices(loss: str, normalize: str | None) -> None:
     if loss not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}; choose one of {LOSSES}")
-    if loss == "kl":
-        raise NotImplementedError("loss='kl' is planned, not done; loss='square' and loss='product' work")
     if normalize not in (None, "mean", "max"):
         raise ValueError(f"unknown normalize {normalize!r}; choose None, 'mean' or 'max'")
 
@@ -370,9 +370,15 @@ def _largest(loss: str, D1: Structure, D2: Structure, b: int, size: np.ndarray) 
     (low1, high1), (low2, high2) = (_range(D, b, int(n)) for D, n in zip((D1, D2), size, strict=True))
     if loss == "square":
         s = max(high1 - low2, high2 - low1) ** 2
+    elif loss == "kl":  # convex in the pair: largest at a corner
+        s = max(_kl_loss(a, b) for a in (low1, high1) for b in (low2, high2))
     else:
         s = max(abs(high1), abs(low1)) * max(abs(high2), abs(low2))
     return s if s > 0 else 1.0
+
+
+def _kl_loss(a: Any, b: Any) -> Any:
+    return a * np.log((a + KL_OFFSET) / (b + KL_OFFSET)) - a + b
 
 
 def _range(D: Structure, b: int, n: int) -> tuple[float, float]:
@@ -386,6 +392,11 @@ def _range(D: Structure, b: int, n: int) -> tuple[float, float]:
 
 def _mean_energy(be: Any, loss: str, D1: Structure, D2: Structure, p: np.ndarray, q: np.ndarray, b: int) -> float:
     """|E| of problem b at the product plan of mass one; 1 where it is 0."""
+    if loss == "kl":
+        A, B = (D.to_dense()[b % D.shape[0]].astype(float) for D in (D1, D2))
+        x, y = p / p.sum(), q / q.sum()
+        s = x @ (A * np.log(A + KL_OFFSET) - A) @ x + y @ B @ y - (x @ A @ x) * (y @ np.log(B + KL_OFFSET) @ y)
+        return float(s) if s > 0 else 1.0
     (square1, mean1), (square2, mean2) = _forms(be, D1, p / p.sum(), b), _forms(be, D2, q / q.sum(), b)
     s = square1 + square2 - 2 * mean1 * mean2 if loss == "square" else abs(mean1 * mean2)
     return s if s > 0 else 1.0

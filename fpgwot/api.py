@@ -11,7 +11,7 @@ import numpy as np
 from . import _dispatch
 from ._backends._protocol import FORBIDDEN_FROM
 from ._finish import complain, result_of, trimmed
-from ._solvers import entropic, exact, mass_path
+from ._solvers import entropic, exact, exact_kl, mass_path
 from ._solvers._loop import Progress, Watch
 from ._solvers._outcome import Outcome
 from ._solvers.starts import starting_plans
@@ -74,7 +74,7 @@ def solve(
         Weights, uniform with sum 1 by default. Any totals where the marginals are relaxed. Points of weight 0 cost no time.
     alpha : float in [0, 1]
         Weight of the structure term; by default 0.5 where M and structures are given, else what makes sense.
-    loss : "square", (a - b)^2, or "product", a b
+    loss : "square", (a - b)^2; "product", a b; "kl", a log(a/b) - a + b, of entries of 0 or more (exact: balanced marginals only)
     m : float or "auto", optional
         Transported mass, 0 < m <= min(sum p, sum q): T1 <= p, T'1 <= q, sum T = m. "auto": the mass at which
         its price jumps, from solves at 20 masses; `result.mass_path` shows them and a second criterion.
@@ -132,7 +132,7 @@ def solve(
     ValueError, TypeError
         Input that makes no sense; the text says what came in and what to do.
     NotImplementedError
-        loss="kl", and finite tau with reg = 0.
+        With reg = 0: finite tau, and the KL loss with relaxed marginals.
     ConvergenceError
         With on_fail="raise".
 
@@ -412,6 +412,8 @@ def _method(method: str, prep: Prepared) -> str:
         raise ValueError("method='conditional_gradient' is the exact solver: it needs reg=0")
     if exact and not marginals.is_hard:
         raise NotImplementedError(f"tau={marginals.tau} with reg=0 is planned, not done: pass reg > 0, or tau of 0 and inf only")
+    if exact and prep.problem.loss == "kl" and prep.problem.C1 is not None and marginals.kind != "balanced":
+        raise NotImplementedError("loss='kl' with relaxed marginals and reg=0 is planned, not done: pass reg > 0")
     return "conditional_gradient" if exact else "entropic"
 
 
@@ -447,7 +449,8 @@ def _run(
         )
     else:
         tol = limits["tol"] or 1e-9
-        out = exact.solve(problem, [t for t, _ in plans], tol=tol, max_iter=limits["max_iter"] or 1000, watch=watch)
+        solver = exact_kl if problem.loss == "kl" and problem.C1 is not None else exact
+        out = solver.solve(problem, [t for t, _ in plans], tol=tol, max_iter=limits["max_iter"] or 1000, watch=watch)
     if len(plans) == 1:
         return out, None
     values = sum(out.terms.values()).reshape(len(plans), B)  # type: ignore[union-attr]
@@ -465,7 +468,7 @@ def _tiled(problem: Any, starts: int) -> Any:
     C = {}
     for k in ("C1", "C2"):
         D = getattr(problem, k)
-        C[k] = D if D is None or D.shape[0] == 1 else type(D)(xp.concatenate([xp.asarray(D.array)] * starts))
+        C[k] = D if D is None else D.take(xp.asarray(np.tile(np.arange(D.shape[0]), starts)))
     return replace(problem, **tile, **C)
 
 

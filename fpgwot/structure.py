@@ -151,6 +151,47 @@ class Dense(Structure):
         return self.array
 
 
+@dataclass(frozen=True, eq=False)
+class Transformed(Dense):
+    """The array h(C) of a loss L(a, b) = f1(a) + f2(b) - 2 h1(a) h2(b) other than the square; `square` is f(C) then.
+
+    Made by `kl_structures`; it takes part in every product and sum as an array does.
+    """
+
+    squares: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "squares", self.squares if self.squares.ndim == 3 else self.squares[None])
+
+    def single(self, b: int, n: int) -> Transformed:
+        """The structure of problem b in float64, cut to its first n points."""
+        b = b % len(self.array)
+        return Transformed(*(np.ascontiguousarray(x[b, :n, :n], dtype=np.float64) for x in (self.array, self.squares)))
+
+    def take(self, index: Any) -> Transformed:
+        """The structures of some problems of a batch; one that is shared by all stays as it is."""
+        return self if self.shape[0] == 1 else Transformed(self.array[index], self.squares[index])
+
+    def square(self) -> Dense:
+        """f(C)."""
+        return Dense(self.squares)
+
+
+KL_OFFSET = 1e-18  # added inside the logarithms of the KL loss: log 0 is -41.4
+
+
+def kl_structures(be: Any, C1: Structure, C2: Structure, dtype: Any) -> tuple[Transformed, Transformed]:
+    """Structures of the KL loss L(a, b) = a log(a/b) - a + b = (a log a - a) + b - 2 a (log b)/2, a and b not negative."""
+    xp = be.xp
+    A, B = (xp.asarray(C.to_dense(), dtype) for C in (C1, C2))
+    for name, C in (("C1", A), ("C2", B)):
+        if (C < 0).any():
+            low = float(C.min())
+            raise ValueError(f"loss='kl' compares entries of 0 or more, but {name} has negative ones (smallest {low:g})")
+    return Transformed(A, A * xp.log(A + KL_OFFSET) - A), Transformed(xp.log(B + KL_OFFSET) / 2, B)
+
+
 class _Uniform(Structure):
     """An operator on points with time stamps: `n` of them one apart, or increasing `times`."""
 

@@ -35,7 +35,7 @@ class Energy:
         if w == 0.0:
             C1 = C2 = None
         self.be, self.C1, self.C2, self.shape = be, C1, C2, shape
-        self.is_square = C1 is not None and loss == "square"
+        self.is_square = C1 is not None and loss != "product"
         self.w, self.kappa = (1.0 if C1 is None else w), (-2.0 if self.is_square else 1.0)
         self.smooth = smoothness / (2.0 * self.w * self.kappa)
         self.is_dense = isinstance(C1, Dense) and isinstance(C2, Dense)

@@ -58,7 +58,7 @@ def solve(
     be, xp, B = problem.be, problem.be.xp, problem.shape[0]
     host, low = be.host, np.dtype(problem.dtype).itemsize < 8
     feasible, slack = (2e-5, 1e-6) if low else (2e-7, 1e-12)
-    kind, rules = (problem.loss == "square", problem.is_quadratic), control.rules(be)
+    kind, rules = (problem.loss != "product", problem.is_quadratic), control.rules(be)
     s = problem.allocate()
     G, L, T0 = (xp.empty_like(T) for _ in range(3))
     work = xp.empty_like(T) if problem.C1 is not None else None
