@@ -84,7 +84,7 @@ def _entropic(dtype: np.dtype, n: int) -> None:
 
 
 def _operators(dtype: np.dtype) -> None:
-    n = SCAN_FROM
+    n = SCAN_FROM + 1
     M, *_ = _problem(dtype, n)
     band = np.zeros(n)
     band[:4] = 1, 2, 3, 4

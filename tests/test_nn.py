@@ -458,7 +458,7 @@ def test_loss_is_align(options, rng):
     loss, plan = nn.FPGWLoss(**options)(torch.from_numpy(X), torch.from_numpy(Y), return_plan=True)
     ours = {"mass": 0.8, "alpha": 0.3} | options
     theirs = fpgwot.align(X, Y, **ours)
-    assert float(loss) == pytest.approx(theirs.value, rel=1e-6)
+    assert loss.item() == pytest.approx(theirs.value, rel=1e-6)
     np.testing.assert_allclose(plan.numpy(), theirs.plan, atol=1e-6)
     assert not plan.requires_grad
 
@@ -472,7 +472,7 @@ def test_gradcheck_of_the_loss_on_unequal_lengths():
     values, plan = nn.FPGWLoss(mass=0.6, reg_rel=0.05, rho=0.2, tol=1e-11, reduction="none")(X, Y, **lengths, return_plan=True)
     for b, (n, m) in enumerate(((6, 3), (4, 5))):
         alone = fpgwot.align(X[b, :n].detach().numpy(), Y[b, :m].detach().numpy(), 0.6, reg_rel=0.05, rho=0.2, tol=1e-11)
-        assert float(values[b]) == pytest.approx(alone.value, rel=1e-8)
+        assert values[b].item() == pytest.approx(alone.value, rel=1e-8)
         np.testing.assert_allclose(plan[b, :n, :m].numpy(), alone.plan, atol=1e-8)
     given = torch.rand(2, 6, 5, dtype=torch.float64, generator=gen)
     assert torch.isfinite(loss(M=given, **lengths))
@@ -486,7 +486,7 @@ def test_cross_entropy_against_its_definition(rng):
     for b, n in enumerate((5, 3)):
         s, t = S[b, :n].detach().numpy() / 0.5, T[b, :n].detach().numpy()
         logs = 2 * s - np.log(np.exp(s).sum(1, keepdims=True)) - np.log(np.exp(s).sum(0, keepdims=True))
-        assert float(found[b]) == pytest.approx(-0.5 * np.sum(t * logs) / t.sum(), rel=1e-12)
+        assert found[b].item() == pytest.approx(-0.5 * np.sum(t * logs) / t.sum(), rel=1e-12)
     found.sum().backward()
     assert T.grad is None
     assert not S.grad[1, 3:].any()

@@ -166,7 +166,12 @@ def test_an_interrupt_ends_the_workers():
     assert process.stdout.readline().strip() == "start"
     time.sleep(4)  # the workers are up and busy; the whole would take minutes
     os.kill(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    try:
+        out, _ = process.communicate(timeout=180)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     assert out.strip() == "interrupted"
     for _ in range(100):
         alive = subprocess.run(["ps", "-o", "pid=", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
