@@ -23,7 +23,7 @@ FREE_STEPS, PRICE = (
     60,
 )  # CG steps of a Newton step that cost nothing; passes that a factor costs: bought when the rest adds up to it
 
-sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals, and `forget(s, which)`, which empties the mixing
+sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals, and `forget(*s, which)`, which empties the mixing
 anderson: Any = None
 newton: Any = None
 factor: Any = None
@@ -36,55 +36,56 @@ forget: Any = None
 def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ignore[no-untyped-def]
     """Raise the dual until the residual is below `target` and no point off by more than `feasible`; reads of K per problem.
 
-    `spent` counts the CG steps that a better preconditioner would have saved since the last one was built, from call to call.
+    `s` holds the state as the primitives take it: a tuple of one `Scaling`, or of its arrays. `spent` counts, from call to call,
+    the CG steps that a factor would have saved since the last one was built.
     """
     passes, none, zero = np.zeros(len(on), np.int64), np.zeros(len(on), np.bool_), np.zeros(len(on))
     work = on.copy()
-    sweep(K, s, work)
+    sweep(K, *s, work)
     passes += work
-    out = numbers(s)
-    forget(s, work)
+    out = numbers(*s)
+    forget(*s, work)
     for k in range(SWEEPS):
         if k > 0:
             work = work & ~((out[:, RES] <= target) & (out[:, VIOL] <= feasible))
         if not work.any():
             return passes
         old = out[:, PHI]
-        anderson(s, none, work)
-        sweep(K, s, work)
+        anderson(*s, none, work)
+        sweep(K, *s, work)
         passes += work
-        out = numbers(s)
+        out = numbers(*s)
         worse = work & ~(out[:, PHI] >= old - slack * np.abs(old))
         if worse.any():  # the mixed point is below the last image: take that one
-            anderson(s, worse, worse)
-            sweep(K, s, worse)
+            anderson(*s, worse, worse)
+            sweep(K, *s, worse)
             passes += worse
-            out = numbers(s)
+            out = numbers(*s)
     for _ in range(newton_steps):
         work = work & ~((out[:, RES] <= target) & (out[:, VIOL] <= feasible))
         if not work.any():
             return passes
-        newton(K, s, work)
+        newton(K, *s, work)
         passes += work
         heavy = work & (spent > PRICE)
         if heavy.any():
-            passes += PRICE * factor(K, s, heavy)
+            passes += PRICE * factor(K, *s, heavy)
             spent[heavy] = 0.0
-        todo = work & (numbers(s)[:, DONE] == 0)
+        todo = work & (numbers(*s)[:, DONE] == 0)
         for k in range(CG_STEPS):
             if not todo.any():
                 break
-            cg(K, s, CG_STOP, todo)
+            cg(K, *s, CG_STOP, todo)
             passes += todo
             if k >= FREE_STEPS:
                 spent += todo
-            todo = todo & (numbers(s)[:, DONE] == 0)
+            todo = todo & (numbers(*s)[:, DONE] == 0)
         start, a, search = out[:, PHI], np.ones(len(on)), work.copy()
         for _ in range(BACKTRACKS):
-            trial(s, a, search)
-            sweep(K, s, search)
+            trial(*s, a, search)
+            sweep(K, *s, search)
             passes += search
-            out = numbers(s)
+            out = numbers(*s)
             phi = out[:, PHI]
             enough = (phi >= start + 1e-4 * out[:, GAIN]) | (np.abs(phi - start) < slack * np.maximum(1.0, np.abs(start)))
             search = search & ~(np.isfinite(phi) & enough)
@@ -92,14 +93,14 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
                 break
             a = np.where(search, 0.3 * a, a)
         if search.any():  # back to the start of the line search: the Sinkhorn step below always raises the dual
-            trial(s, zero, search)
-            sweep(K, s, search)
+            trial(*s, zero, search)
+            sweep(K, *s, search)
             passes += search
-        forget(s, work)  # mixing without a memory is the Sinkhorn step
-        anderson(s, none, work)
-        sweep(K, s, work)
+        forget(*s, work)  # mixing without a memory is the Sinkhorn step
+        anderson(*s, none, work)
+        sweep(K, *s, work)
         passes += work
-        out = numbers(s)
+        out = numbers(*s)
     return passes
 
 
@@ -118,4 +119,5 @@ def interpreted(be: Any) -> Callable[..., Any]:
     def forget(s: Any, which: np.ndarray) -> None:
         s.used[be.xp.asarray(which)] = 0
 
-    return bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, **names)
+    loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, **names)
+    return lambda K, s, *rest: loop(K, (s,), *rest)

@@ -33,7 +33,7 @@ xp = np
 matmul = np.matmul
 host = np.asarray
 factors = True
-LARGE = 1_000_000  # entries from which the inner loop is left to the interpreter: it costs nothing there, and can be interrupted
+LARGE = 200_000  # entries from which a pass outlasts its call, and several threads share its rows: the interpreter runs the loop
 
 
 def _work(K: np.ndarray, on: np.ndarray) -> int:
@@ -75,31 +75,33 @@ def kernel(L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no
     _k.kernel_matrix(4 * _work(T, on), L, G, T, T0, s.rows, s.cols, s.vals, s.size, beta, fresh, on)
 
 
+def _state(s: Scaling) -> tuple[np.ndarray, ...]:
+    return s.rows, s.cols, s.vals, s.size, s.v, s.hist, s.part, s.sums, s.factor
+
+
 def sweep(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
-    _k.sweep(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, on)
+    _k.sweep(_work(K, on), K, *_state(s), on)
 
 
 def anderson(s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
     work = int(np.count_nonzero(on)) * s.cols.shape[2] * 50 if len(on) > 1 else 0
-    _k.anderson(work, s.cols, s.vals, s.size, s.hist, restart, on)
+    _k.anderson(work, *_state(s), restart, on)
 
 
 def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
-    _k.newton(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, s.factor, on)
+    _k.newton(_work(K, on), K, *_state(s), on)
 
 
 def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
-    built = np.zeros(len(on), np.int64)
-    _k.factor(K, s.rows, s.cols, s.vals, s.size, s.v, s.factor, on, built)
-    return built
+    return np.asarray(_k.factor(K, *_state(s), on))
 
 
 def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
-    _k.cg(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, s.factor, stop, on)
+    _k.cg(_work(K, on), K, *_state(s), stop, on)
 
 
 def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
-    _k.trial(0, s.cols, s.vals, s.size, a, on)
+    _k.trial(0, *_state(s), a, on)
 
 
 def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
@@ -109,12 +111,9 @@ def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
 def ascend(  # type: ignore[no-untyped-def]
     K: np.ndarray, s: Scaling, target, feasible, steps: int, slack: float, spent: np.ndarray, on: np.ndarray
 ) -> np.ndarray:
-    busy, entries = int(np.count_nonzero(on)), K.shape[1] * K.shape[2]
-    if entries > LARGE:
+    if K.shape[1] * K.shape[2] > LARGE:
         return np.asarray(_interpreted(K, s, target, feasible, steps, slack, spent, on))
-    state = s.rows, s.cols, s.vals, s.size, s.v, s.hist, s.part, s.sums, s.factor
-    run = _loop.problems if busy > 1 else _loop.alone
-    return np.asarray(run(busy * entries, K, *state, target, feasible, steps, slack, spent, on))
+    return _loop.run(K, _state(s), target, feasible, steps, slack, spent, on)
 
 
 _interpreted = inner.interpreted(sys.modules[__name__])

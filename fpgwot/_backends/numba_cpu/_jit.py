@@ -99,12 +99,8 @@ class Kernel:
         finally:
             if form:
                 _entered.release()
-        self._record(form, (time.perf_counter() - start) / (work * self._units(result)))
+        self._record(form, (time.perf_counter() - start) / work)
         return result
-
-    def _units(self, result: Any) -> float:
-        """How often the work was done in a call; 1 but for loops."""
-        return 1.0
 
     def _choose(self) -> int:
         serial, parallel = self._cost
@@ -127,3 +123,18 @@ class Kernel:
 
 
 kernel = Kernel
+
+
+def parallel_only(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel with a parallel form only; the call returns None where that must not be entered."""
+    run = _compile(function, parallel=True)
+
+    def call(*args: Any) -> Any:
+        if _forked or get_num_threads() == 1 or not _entered.acquire(blocking=False):
+            return None
+        try:
+            return run(*args)
+        finally:
+            _entered.release()
+
+    return call

@@ -1,7 +1,8 @@
 """Numba kernels of the entropic solver: the primitives of `_protocol`, over work items of (problem, block of rows).
 
 R, C, S are the vectors of `Scaling` (rows, columns, numbers of each problem), indexed by the names of `_protocol`. They are
-passed as arrays: Numba loses what a parallel region writes to arrays inside a tuple.
+passed as arrays: Numba loses what a parallel region writes to arrays inside a tuple. The kernels of the inner solve all take the
+whole state, so that its loop hands it on as it is.
 """
 
 from __future__ import annotations
@@ -358,7 +359,7 @@ def _soft_rows(R, S, first, last, yh, sums, logs):  # type: ignore[no-untyped-de
 
 
 @kernel
-def sweep(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-def]
+def sweep(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ignore[no-untyped-def]
     """Rows exact, then column sums: e, lu, row, col, image, grad and out of `Scaling`."""
     B, n, m = K.shape
     blocks = part_.shape[1]
@@ -486,7 +487,7 @@ def _set_y(C, S, b, j, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def anderson(C, S, size, hist, restart, on):  # type: ignore[no-untyped-def]
+def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # type: ignore[no-untyped-def]
     """y <- combination of the last images with least residual; `restart` keeps the newest image only and takes it."""
     B, m = C.shape[0], C.shape[2] - 1
     for b in prange(B):
@@ -594,29 +595,30 @@ def _matrix(K, R, C, S, size, v_, b, m):  # type: ignore[no-untyped-def]
 
 
 @jit
-def factor(K, R, C, S, size, v_, factor, on, built):  # type: ignore[no-untyped-def]
+def factor(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ignore[no-untyped-def]
     """Cholesky factors of the Newton systems that `newton` has set up, and the first direction through them; 1 where built."""
-    m = C.shape[2] - 1
+    m, built = C.shape[2] - 1, np.zeros(len(on), np.int64)
     for b in range(len(on)):
-        if not on[b] or factor.shape[1] == 0:
+        if not on[b] or factor_.shape[1] == 0:
             continue
         H = _matrix(K, R, C, S, size, v_, b, m)
         try:
-            factor[b] = np.linalg.cholesky(H)
+            factor_[b] = np.linalg.cholesky(H)
         except Exception:  # noqa: BLE001  not positive up to rounding: the diagonal serves on
             S[b, ix.FACTORED] = 0.0
             continue
         S[b, ix.FACTORED], built[b] = 1.0, 1
         z, rz = np.empty(m + 1), 0.0
-        _precondition(C, S, factor, b, m, z)
+        _precondition(C, S, factor_, b, m, z)
         for j in range(m + 1):
             C[b, ix.CG_D, j] = z[j]
             rz += C[b, ix.CG_R, j] * z[j]
         S[b, ix.RZ] = rz
+    return built
 
 
 @kernel
-def newton(K, R, C, S, size, v_, part_, part_s, factor, on):  # type: ignore[no-untyped-def]
+def newton(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ignore[no-untyped-def]
     """Newton system at the swept point: free rows w, free columns dc, diagonal preconditioner, right-hand side, direction."""
     B, n, m = K.shape
     blocks = part_.shape[1]
@@ -648,7 +650,7 @@ def newton(K, R, C, S, size, v_, part_, part_s, factor, on):  # type: ignore[no-
         part_s[b, block, 0] = squares
     for b in prange(B):
         if on[b]:
-            _finish_newton(C, S, size, part_, part_s, factor, b, m)
+            _finish_newton(C, S, size, part_, part_s, factor_, b, m)
 
 
 @jit
@@ -694,7 +696,7 @@ def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-
 
 
 @kernel
-def cg(K, R, C, S, size, v_, part_, part_s, factor, stop, on):  # type: ignore[no-untyped-def]
+def cg(K, R, C, S, size, v_, hist, part_, part_s, factor_, stop, on):  # type: ignore[no-untyped-def]
     """One conjugate gradient step on (D + shift - T' w T) x = grad; DONE = 1 where the residual fell by `stop`."""
     B, n, m = K.shape
     blocks = part_.shape[1]
@@ -725,7 +727,7 @@ def cg(K, R, C, S, size, v_, part_, part_s, factor, stop, on):  # type: ignore[n
         part_s[b, block, 0] = cross
     for b in prange(B):
         if on[b]:
-            _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop)
+            _finish_cg(C, S, size, v_, part_, part_s, factor_, b, m, stop)
 
 
 @jit
@@ -768,7 +770,7 @@ def _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop):  # type: igno
 
 
 @kernel
-def trial(C, S, size, a, on):  # type: ignore[no-untyped-def]
+def trial(R, C, S, size, v_, hist, part_, part_s, factor_, a, on):  # type: ignore[no-untyped-def]
     """y = y0 + a clip(step), within the caps; out[GAIN] = <grad phi at y0, y - y0>."""
     B, m = C.shape[0], C.shape[2] - 1
     for b in prange(B):
