@@ -250,7 +250,10 @@ def plots(found: dict[str, Any], folder: Path) -> list[str]:
                     if some:
                         ax.loglog(*zip(*some, strict=True), mark, color=colour[name], ms=6)
             ax.set_title(task, fontsize=10)
-            ax.grid(True, which="both", alpha=0.2)
+            sizes = sorted({r["n"] for r in rows if r["task"] == task})
+            ax.set_xticks(sizes, [str(n) for n in sizes])
+            ax.minorticks_off()
+            ax.grid(True, alpha=0.2)
         for ax in axes[:, 0]:
             ax.set_ylabel("seconds")
         for ax in axes[-1]:
