@@ -317,7 +317,7 @@ def write(results: Path, into: Path, readme: Path | None = None) -> Path:
     images = plots(found, into / "img")
     path = into / "benchmarks.md"
     path.write_text(page(found, images))
-    if readme is not None and "goals" in found:
+    if readme is not None and found.get("goals", {}).get("full"):  # a short run is not for the front page
         into_readme(readme, found["goals"])
     return path
 
