@@ -6,7 +6,8 @@ Each primitive is called as the solver calls it, on one problem of size n x n. T
 `cg` read K; `plan` reads and writes it; `kernel` reads L, G, T, T0 and writes L, T0, T; `gradient` reads A, M, T, T0, L and
 writes A. The stream is measured in the same process and size: a sum of one array for primitives that read one (what a memory bus
 or a cache can deliver to a read), and for the others a loop that reads and writes as many arrays, without arithmetic to speak
-of. Best of many, in turn, because a busy machine only adds time. Share 1 means that the arithmetic costs nothing. Every thread
+of. Best of many, in turn, because a busy machine only adds time. Share 1 means that the arithmetic costs nothing; `plan` works in
+place and can be above 1. Every thread
 count has a process of its own.
 """
 

@@ -250,7 +250,10 @@ def plots(found: dict[str, Any], folder: Path) -> list[str]:
                     if some:
                         ax.loglog(*zip(*some, strict=True), mark, color=colour[name], ms=6)
             ax.set_title(task, fontsize=10)
-            ax.grid(True, which="both", alpha=0.2)
+            sizes = sorted({r["n"] for r in rows if r["task"] == task})
+            ax.set_xticks(sizes, [str(n) for n in sizes])
+            ax.minorticks_off()
+            ax.grid(True, alpha=0.2)
         for ax in axes[:, 0]:
             ax.set_ylabel("seconds")
         for ax in axes[-1]:
@@ -314,7 +317,7 @@ def write(results: Path, into: Path, readme: Path | None = None) -> Path:
     images = plots(found, into / "img")
     path = into / "benchmarks.md"
     path.write_text(page(found, images))
-    if readme is not None and "goals" in found:
+    if readme is not None and found.get("goals", {}).get("full"):  # a short run is not for the front page
         into_readme(readme, found["goals"])
     return path
 

@@ -46,13 +46,15 @@ def run(full: bool, deadline: float, methods: list[Method] | None = None, sizes:
             z = make(n)
             calls = {}
             for method in found:
+                if last.get((task, method.name)) == np.inf:  # left out at a smaller size, with its reason
+                    continue
                 if not method.solves(z) or (method.slow and not full):
                     continue
                 expected = growth(n) * last.get((task, method.name), 0.0)
                 if n > method.largest or expected > limit or time.perf_counter() - begin > deadline:
                     why = f"at most n {method.largest}" if n > method.largest else f"{expected:.0f} s expected"
                     why = "the time of this run is used" if time.perf_counter() - begin > deadline else why
-                    skipped.append(f"{method.name}, {task}, n {n}: {why}")
+                    skipped.append(f"{method.name}, {task}, from n {n} on: {why}")
                     last[task, method.name] = np.inf
                     continue
                 calls[method.name] = method.prepare(z)

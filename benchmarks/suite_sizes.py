@@ -69,7 +69,8 @@ def run(full: bool, deadline: float, sizes: tuple[int, ...] | None = None) -> di
             if growth(n) * last.get(task, 0.0) <= limit and theirs is not None:
                 calls["POT"] = theirs
             else:
-                skipped.append(f"POT, {task}, n {n}: more than {limit:.0f} s expected")
+                if last.get(task) != np.inf:
+                    skipped.append(f"POT, {task}, from n {n} on: more than {limit:.0f} s expected")
                 last[task] = np.inf
                 continue
             with warnings.catch_warnings():
