@@ -56,8 +56,13 @@ def resolve(arrays: list[Any], backend: Any) -> Route:
             return module, device, lambda x: _to_cupy(module, x), lambda x: torch.from_dlpack(module.xp.ascontiguousarray(x))
         return module, device, _from_torch, lambda x: torch.from_numpy(np.ascontiguousarray(module.host(x)))
     if kind == "numpy" and module.xp is not np:  # the caller asked for the GPU by name
-        return module, device, lambda x: x, module.host
-    return module, device, lambda x: x, lambda x: x
+        return module, device, unchanged, module.host
+    return module, device, unchanged, unchanged
+
+
+def unchanged(x: Any) -> Any:
+    """Arrays that are what they should be already."""
+    return x
 
 
 def on_host(route: Route) -> Route:
@@ -68,13 +73,13 @@ def on_host(route: Route) -> Route:
         x = take(x)
         return be.host(x) if isinstance(x, be.xp.ndarray) else x
 
-    return load_backend("numba"), "cpu", fetch, (lambda x: x) if give == be.host else lambda x: give(be.xp.asarray(x))
+    return load_backend("numba"), "cpu", fetch, unchanged if give == be.host else lambda x: give(be.xp.asarray(x))
 
 
 def load_backend(name: str) -> Any:
     """The backend of that name, imported when it is first needed; an error says what a GPU lacks."""
     module = importlib.import_module(f"._backends.{_MODULES[name]}", __package__)
-    return module.backend() if name == "cupy" else module
+    return module.backend(load_backend("numba").compiled) if name == "cupy" else module
 
 
 def on_callers_stream(function: Function) -> Function:

@@ -72,7 +72,9 @@ class Problem:
     def allocate(self) -> Scaling:
         """State of the scaling iteration at zero potentials."""
         caps = (self.cap[:, 0], self.cap[:, 1])
-        return Scaling(self.be.xp, self.dtype, self.size, self.p, self.q, self.mass, self.eps, self.marginals.tau, caps)
+        return Scaling(
+            self.be.xp, self.dtype, self.size, self.p, self.q, self.mass, self.eps, self.marginals.tau, caps, self.be.factors
+        )
 
     def squares(self, mu: Any, nu: Any) -> tuple[Any, Any]:
         """s1 = 1/2 (C1*C1 + its transpose) mu and s2 alike: the rank-one part of the energy."""
@@ -122,7 +124,7 @@ class Problem:
         r, c, s1, s2 = self.r, self.c, None, None
         rough, kappa = np.zeros(len(self.wq)), self.weight_of_cross
         if self.C1 is None:
-            G[xp.asarray(on)] = 0
+            G[xp.asarray(np.flatnonzero(on))] = 0
         else:
             self.cross(T, G, work, on)
             if self.loss == "square":

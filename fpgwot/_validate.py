@@ -115,8 +115,9 @@ def make_problem(
         col = -eps[:, None] * np.log(np.where(qn > 0, qn, 1))
     else:
         row, col = np.broadcast_to((-eps * np.log(rank_one / scale))[:, None], pn.shape).copy(), np.zeros_like(qn)
+    pn, qn, row, col = (be.xp.asarray(x) for x in (pn, qn, row, col))
     problem = Problem(
-        be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, *(be.xp.asarray(x) for x in (pn, qn, row, col)),
+        be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col,
         marginals, cap, mass / scale, total / scale, loss,
         price=price, smoothness=None if gamma is None else gamma * scale,
     )  # fmt: skip
@@ -243,6 +244,8 @@ def _check_choices(loss: str, normalize: str | None) -> None:
 
 
 def _number(name: str, x: Any, B: int) -> np.ndarray:
+    if type(x) in (float, int) and x == x:  # what nearly every call passes
+        return np.full(B, float(x))
     try:
         x = np.asarray(x, dtype=float)
     except (TypeError, ValueError):
@@ -282,6 +285,8 @@ def _price(tv: Any, sink: Any, B: int) -> np.ndarray | None:
 
 
 def _smoothness(smoothness: Any, B: int) -> np.ndarray | None:
+    if type(smoothness) in (float, int) and smoothness == 0:
+        return None
     gamma = _number("smoothness", smoothness, B)
     if (gamma < 0).any() or np.isinf(gamma).any():
         raise ValueError(f"smoothness must be 0 or positive and finite, got {smoothness!r}")
@@ -431,7 +436,7 @@ def _reference(
         mask = xp.asarray(mask)
         if mask.dtype != bool or mask.shape not in ((n, k), (B, n, k)):
             raise ValueError(f"mask must be boolean, ({n}, {k}), True where a pair is allowed; got {mask.dtype} {mask.shape}")
-        bias = xp.where(mask if mask.ndim == 3 else mask[None], 0.0, FORBIDDEN).astype(dtype)
+        bias = (~(mask if mask.ndim == 3 else mask[None])).astype(dtype) * dtype(FORBIDDEN)
     if reference is None:
         return bias, constant, total
     if not (eps > 0).all():

@@ -74,7 +74,7 @@ def solve(
         Weights, uniform with sum 1 by default. Any totals where the marginals are relaxed. Points of weight 0 cost no time.
     alpha : float in [0, 1]
         Weight of the structure term; by default 0.5 where M and structures are given, else what makes sense.
-    loss : "square", (a - b)^2, or "product", a b (entropic only)
+    loss : "square", (a - b)^2, or "product", a b
     m : float or "auto", optional
         Transported mass, 0 < m <= min(sum p, sum q): T1 <= p, T'1 <= q, sum T = m. "auto": the mass at which
         its price jumps, from solves at 20 masses; `result.mass_path` shows them and a second criterion.
@@ -94,7 +94,7 @@ def solve(
         Q, the reference plan of the entropy; p q' by default. Zeros forbid pairs. A number c: Q_ij = c, and reg KL(T || 1) is
         reg sum T (log T - 1) up to a constant.
     smoothness : float
-        Weight of the path-Laplacian term (entropic only): neighbouring entries of the plan are drawn together. Points of weight 0
+        Weight of the path-Laplacian term: neighbouring entries of the plan are drawn together. Points of weight 0
         are taken out of the path.
     normalize : None, "mean", "max"
         Scales M and the structures first, so that alpha and reg mean the same on every data set. "mean": <|M|, T> = 1 and
@@ -132,14 +132,14 @@ def solve(
     ValueError, TypeError
         Input that makes no sense; the text says what came in and what to do.
     NotImplementedError
-        loss="kl", and finite tau, the product loss or smoothness with reg = 0.
+        loss="kl", and finite tau with reg = 0.
     ConvergenceError
         With on_fail="raise".
 
     Notes
     -----
     Each outer iteration costs one gradient, O(n^2 m + n m^2) for dense structures and O(n m) for temporal ones, and a few dozen
-    reads of an n x m array (exact: one sparse linear program, with the structures as arrays). Sources: Peyre, Cuturi, Solomon
+    reads of an n x m array (exact: one linear program, a few reads). Sources: Peyre, Cuturi, Solomon
     (2016), Vayer et al. (2019), Chapel, Alaya, Gasso (2020), Chizat et al. (2018).
 
     Examples
@@ -251,11 +251,14 @@ def solve_batch(
     stacked: dict[str, Any] = {}
     for name, shape in {"M": (n, k), "C1": (n, n), "C2": (k, k), "mask": (n, k)}.items():
         if problems[0].get(name) is not None:
-            stacked[name] = _pad([y if hasattr(y, "dtype") else np.asarray(y) for y in (take(x[name]) for x in problems)], shape, be)
+            stacked[name] = _pad(
+                [y if hasattr(y, "dtype") else np.asarray(y) for y in (take(x[name]) for x in problems)], shape, be
+            )
     for name, side, width in (("p", 0, n), ("q", 1, k)):
         given = [x.get(name) for x in problems]
         weights = [
-            np.full(s[side], 1 / s[side]) if w is None else np.asarray(be.host(take(w)), float) for w, s in zip(given, sizes, strict=True)
+            np.full(s[side], 1 / s[side]) if w is None else np.asarray(be.host(take(w)), float)
+            for w, s in zip(given, sizes, strict=True)
         ]
         padded = _pad(weights, (width,), be)
         stacked[name] = padded if all(isinstance(x, np.ndarray) for x in stacked.values()) else be.xp.asarray(padded)
@@ -329,6 +332,8 @@ def align(
     ------
     ValueError
         X and Y that are not matrices with the same number of columns; and as `solve`.
+    NotImplementedError
+        Features on a GPU.
 
     Examples
     --------
@@ -341,7 +346,12 @@ def align(
     """
     from scipy.spatial.distance import cdist
 
-    _, _, take, _ = _dispatch.resolve([X, Y], backend)
+    be, _, take, _ = _dispatch.resolve([X, Y], backend)
+    if be.xp is not np and any(isinstance(take(x), be.xp.ndarray) for x in (X, Y)):
+        raise NotImplementedError(
+            "align makes its costs on the host: pass features as NumPy arrays (backend='cupy' then solves on the GPU), "
+            "or make M on the GPU and call solve"
+        )
     A, B = (np.asarray(take(x), dtype=float) for x in (X, Y))
     for name, Z in (("X", A), ("Y", B)):
         if Z.ndim != 2:
@@ -402,8 +412,6 @@ def _method(method: str, prep: Prepared) -> str:
         raise ValueError("method='conditional_gradient' is the exact solver: it needs reg=0")
     if exact and not marginals.is_hard:
         raise NotImplementedError(f"tau={marginals.tau} with reg=0 is planned, not done: pass reg > 0, or tau of 0 and inf only")
-    if exact and (prep.problem.smoothness is not None or (prep.problem.loss != "square" and prep.problem.C1 is not None)):
-        raise NotImplementedError("loss='product' and smoothness with reg=0 are planned, not done: pass reg > 0")
     return "conditional_gradient" if exact else "entropic"
 
 

@@ -123,7 +123,14 @@ class Dense(Structure):
 
     def take(self, index: Any) -> Dense:
         """The structures of some problems of a batch; one that is shared by all stays as it is."""
-        return self if self.shape[0] == 1 else Dense(self.array[index])
+        return self if self.shape[0] == 1 else self._like(self.array[index])
+
+    def _like(self, array: Any) -> Dense:
+        """An array that is symmetric where this one is, without looking."""
+        out = object.__new__(Dense)
+        object.__setattr__(out, "array", array)
+        object.__setattr__(out, "is_symmetric", self.is_symmetric)
+        return out
 
     def _product(self, be: Any, X: Any, axis: int, transpose: bool, out: Any) -> Any:
         C = self.array.swapaxes(-1, -2) if transpose else self.array
@@ -131,7 +138,7 @@ class Dense(Structure):
 
     def square(self) -> Dense:
         """The operator of the elementwise square, C*C."""
-        return Dense(self.array * self.array)
+        return self._like(self.array * self.array)
 
     def to_dense(self) -> Any:
         """The array itself, (B, n, n)."""
@@ -624,8 +631,8 @@ def as_structure(C: Any, be: Any = None) -> Structure:
 
     A single symmetric Toeplitz matrix of SCAN_FROM points or more, which every structure on a uniform time grid is, becomes
     `PowerDistance` (|i-k|^p for p = 1, 2), `LaplaceKernel` (offset + weight e^(-|i-k|/b)) or `Toeplitz`; all else `Dense`.
-    The tolerance is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend of an array that is not NumPy's: it stays
-    where it is.
+    The tolerance is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend of an array on a GPU,
+    where it stays.
 
     Examples
     --------
@@ -641,20 +648,21 @@ def as_structure(C: Any, be: Any = None) -> Structure:
     xp = np if be is None else be.xp
     weights = np.asarray(single[0] if be is None else be.host(single[0])).astype(float)
     tolerance = 8 * float(np.finfo(C.dtype).eps) * float(np.abs(weights).max())
-    if not _is_toeplitz(single, xp.asarray(weights), tolerance, xp):
+    if not _is_toeplitz(single, weights, tolerance, xp):
         return Dense(C)
     found = _pattern(weights, tolerance)
     return Dense(C) if found is None else found
 
 
-def _is_toeplitz(C: Any, weights: Any, tolerance: float, xp: Any) -> bool:
+def _is_toeplitz(C: Any, weights: np.ndarray, tolerance: float, xp: Any) -> bool:
     n = len(C)
-    if abs(C[-1] - weights[::-1]).max() > tolerance:  # most arrays end here
+    if abs(C[-1] - xp.asarray(weights[::-1].copy())).max() > tolerance:  # most arrays end here
         return False
-    points, size = xp.arange(n), CHUNK if xp is np else n
-    return all(
-        bool(abs(C[k : k + size] - weights[abs(points[k : k + size, None] - points)]).max() <= tolerance) for k in range(0, n, size)
-    )
+    if xp is not np:
+        points = xp.arange(n)
+        return bool(abs(C - xp.asarray(weights)[abs(points[:, None] - points)]).max() <= tolerance)
+    rows = np.lib.stride_tricks.sliding_window_view(np.concatenate((weights[:0:-1], weights)), n)[::-1]
+    return all(np.abs(C[k : k + CHUNK] - rows[k : k + CHUNK]).max() <= tolerance for k in range(0, n, CHUNK))
 
 
 def _pattern(weights: np.ndarray, tolerance: float) -> Structure | None:

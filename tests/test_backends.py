@@ -120,6 +120,24 @@ def anderson(be, x):
         be.anderson(x.s, back if i == 5 else none, back & x.on if i == 5 else x.on)
 
 
+def far_mix(be, x):
+    """Two images with almost the same residual: the weights would be 1e6, so the newest image is taken as it is."""
+    none, image = np.zeros(len(x.on), bool), np.random.default_rng(8).normal(size=x.s.cols[:, 0].shape) * (x.s.cols[:, ix.Q] != 0)
+    for factor in (1.0, 1.0 + 1e-6):
+        x.s.cols[x.on, ix.Y], x.s.cols[x.on, ix.IMAGE] = 0.0, (factor * image)[x.on]
+        be.anderson(x.s, none, x.on)
+
+
+def marginal_sums(be, x):
+    rng = np.random.default_rng(9)
+    mu, nu, s1, s2 = (rng.random(a.shape) * (a != 0) for a in (x.r, x.c, x.r, x.c))
+    mu0, nu0 = (a * rng.uniform(0.5, 1.5, a.shape) for a in (mu, nu))
+    mu0[:, ::5] = 0.0
+    x.s.cols[:, ix.GRAD] = rng.normal(size=x.s.cols[:, 0].shape)
+    x.out["along"] = be.marginal_sums(mu, nu, mu0, nu0, s1, s2, x.r, x.c, x.s)
+    x.out["linear"] = be.marginal_sums(mu, nu, mu0, nu0, None, None, x.r, x.c, x.s)
+
+
 def newton(be, x):
     be.sweep(x.K, x.s, x.on)
     be.newton(x.K, x.s, x.on)
@@ -129,6 +147,20 @@ def cg(be, x):
     newton(be, x)
     for _ in range(3):
         be.cg(x.K, x.s, 1e-3, x.on)
+
+
+def factor(be, x):
+    newton(be, x)
+    x.out["built"] = be.factor(x.K, x.s, x.on).astype(float)
+    assert x.out["built"].tolist() == x.on.tolist()
+
+
+def factor_of_an_earlier_system(be, x):
+    """Other free rows and columns than when the factor was built."""
+    newton(be, x)
+    be.factor(x.K, x.s, x.on)
+    be.trial(x.s, np.ones(len(x.on)), x.on)
+    cg(be, x)
 
 
 def trial(be, x):
@@ -151,7 +183,8 @@ def drift(be, x):
 STEPS = {f"gradient-{M}-{bias}-{first}": gradient(M, bias, first) for M, bias, first in [
     (None, None, True), (True, None, False), (None, True, False), (True, True, False), (True, True, True)]}  # fmt: skip
 STEPS |= {f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, spread, logsums)}
-STEPS |= {f.__name__: f for f in (anderson, newton, cg, trial, plan, drift)}
+STEPS |= {f.__name__: f for f in (anderson, far_mix, marginal_sums, newton, cg, trial, plan, drift)}
+STEPS |= {f.__name__: f for f in (factor, factor_of_an_earlier_system)}
 
 
 def run(step, be, kind, dtype, on=None) -> tuple[dict, dict]:
@@ -183,7 +216,9 @@ def compare(one: dict, two: dict, tolerance: float, on: np.ndarray, least: float
 @pytest.mark.parametrize("kind", RULES)
 @pytest.mark.parametrize("name", STEPS)
 def test_numba_equals_numpy(name, kind, dtype):
-    loose = 100 if name in ("anderson", "cg", "trial") else 1  # linear systems amplify the last digit
+    loose = (
+        100 if name in ("anderson", "cg", "trial", "factor", "factor_of_an_earlier_system") else 1
+    )  # linear systems amplify the last digit
     (_, one), (_, two) = (run(STEPS[name], be, kind, dtype) for be in (numpy_be, numba_be))
     compare(one, two, loose * TOLERANCE[dtype], np.array([True, False, True]))
     assert any(np.isfinite(a).all() and np.ptp(a) > 0 for a in two.values())
@@ -191,7 +226,9 @@ def test_numba_equals_numpy(name, kind, dtype):
 
 @pytest.mark.parametrize("be", [numpy_be, numba_be], ids=["numpy", "numba"])
 @pytest.mark.parametrize("kind", ["balanced", "partial", "kl"])
-@pytest.mark.parametrize("name", [x for x in STEPS if x not in ("spread", "logsums", "drift")])  # those change their input first
+@pytest.mark.parametrize(
+    "name", [x for x in STEPS if x not in ("spread", "logsums", "marginal_sums", "drift")]
+)  # those change their input first
 def test_problems_that_are_off_and_padding_stay_as_they_are(name, kind, be):
     before, after = run(STEPS[name], be, kind, np.float64)
     for key, a in before.items():
@@ -211,6 +248,17 @@ def test_a_problem_alone_equals_the_same_in_a_batch(name):
     for key, a in alone.items():
         if a.ndim >= 2:
             np.testing.assert_array_equal(a[0], batch[key][0], err_msg=key)
+
+
+@pytest.mark.parametrize("be", [numpy_be, numba_be], ids=["numpy", "numba"])
+@pytest.mark.parametrize("kind", RULES)
+def test_a_factor_solves_the_newton_system_in_one_step(kind, be):
+    x = State(kind, np.float64)
+    newton(be, x)
+    be.factor(x.K, x.s, x.on)
+    be.cg(x.K, x.s, 1e-12, x.on)
+    for b in np.flatnonzero(x.on):
+        assert np.abs(x.s.cols[b, ix.CG_R]).sum() <= 1e-6 * x.s.vals[b, ix.NORM]
 
 
 # --------------------------------------------------------------------------------------------- what only Numba has: threads
@@ -248,7 +296,7 @@ def test_serial_and_parallel_forms_are_equal_and_so_are_one_and_two_threads(form
     for how, state in states.items():
         np.testing.assert_allclose(plans[how], plans["serial", 1], rtol=1e-11, atol=1e-16)
         for (name, kind), found in state.items():
-            loose = 100 if name in ("anderson", "cg", "trial") else 1
+            loose = 100 if name in ("anderson", "cg", "trial", "factor", "factor_of_an_earlier_system") else 1
             compare(states["serial", 1][name, kind], found, loose * 1e-12, np.array([True, False, True]))
     np.testing.assert_array_equal(plans["parallel", 1], plans["parallel", min(2, threads)])
 

@@ -8,11 +8,18 @@ from emulator import build
 from emulator.standin import Standin
 from emulator.standin import ndarray as DeviceArray
 
-from fpgwot import LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, _dispatch, solve, solve_batch
+from fpgwot import LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, _dispatch, align, solve, solve_batch
+from fpgwot._backends import _protocol
 from fpgwot._backends.cupy_gpu import Gpu
 
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
 N = 64
+
+
+@pytest.fixture(autouse=True)
+def no_factor(monkeypatch):
+    """The CPU buys a dense factor of hard Newton systems, the GPU does not: without one both take the same steps."""
+    monkeypatch.setattr(_protocol, "LARGEST_FACTOR", 0)
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +169,8 @@ def test_a_hard_problem_runs_every_kernel(gpu, problem):
     cp._traffic.clear()
     solve(*(cp.asarray(x) for x in problem), m=0.7, reg=0.003, smoothness=0.01, backend=gpu, on_fail="ignore", max_iter=12)
     found = {x.partition("<")[0] for x in cp._traffic.launches}
-    assert found >= {"gradient", "roughness", "spread", "column_logsums", "kernel_matrix", "sweep_rows", "anderson", "newton_rows"}
-    assert found >= {"cg_rows", "cg_columns", "trial", "plan", "marginal_sums"}
+    assert found >= {"gradient", "roughness", "spread", "marginal_sums", "column_logsums", "kernel_matrix", "plan"}
+    assert found >= {"sweep_rows", "anderson", "newton_rows", "cg_rows", "cg_columns", "trial"}
 
 
 def test_exact_problems_are_solved_on_the_host_and_say_so(gpu, sequences):
@@ -176,7 +183,7 @@ def test_exact_problems_are_solved_on_the_host_and_say_so(gpu, sequences):
     assert type(solve(*arrays, m=0.7, backend=gpu).plan) is np.ndarray
 
 
-# ------------------------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------------------ what is refused
 
 
 def test_errors_name_the_way_out(gpu, problem):
@@ -189,6 +196,8 @@ def test_errors_name_the_way_out(gpu, problem):
         solve(gpu.cp.asarray(bad), reg=0.1, backend=gpu)
     with pytest.raises(ValueError, match="M is 64 x 64, so C1 must be"):
         solve(M, gpu.cp.asarray(problem[1][:5, :5]), gpu.cp.asarray(problem[2]), reg=0.1, backend=gpu)
+    with pytest.raises(NotImplementedError, match="costs on the host"):
+        align(M, M, backend=gpu)
     with pytest.raises(TypeError, match="contiguous array of float64"):
         gpu._launch("columns.cu", "trial", M, (1,), 32, M.T, M, M, np.ones((1, 2), np.int64), M, np.ones(1, bool), 3, 3)
     with pytest.raises(ValueError, match="65,535 at once"):

@@ -18,6 +18,7 @@ from fpgwot._backends.cupy_gpu import Gpu
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
 REALS = [np.float64, np.float32]
 ORDERS = ["forward", "backward", "random"]
+STEPS = [x for x in parity.STEPS if not x.startswith("factor")]  # which the GPU refuses
 STATE = ("size", "vals", "rows", "cols", "v", "hist")
 # rows and columns of the problems of a batch: single points, a warp and a row block more or less, primes, and with blocks of
 # 32 threads every number of columns in a thread (2, 4, 8, 16, and more than registers hold)
@@ -65,7 +66,7 @@ class OnDevice:
 
 @cache
 def emulated(order: str = "forward", seed: int = 0, threads: int = 512) -> OnDevice:
-    return OnDevice(Gpu(Standin(order=order, seed=seed), threads))
+    return OnDevice(Gpu(Standin(order=order, seed=seed), threads=threads))
 
 
 def check(step, kind, dtype, be, size=parity.SIZE):
@@ -81,13 +82,13 @@ def check(step, kind, dtype, be, size=parity.SIZE):
 
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("kind", parity.RULES)
-@pytest.mark.parametrize("name", parity.STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_primitives(name, kind, dtype):
     check(parity.STEPS[name], kind, dtype, emulated())
 
 
 @pytest.mark.parametrize("order", ORDERS[1:])
-@pytest.mark.parametrize("name", parity.STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_order_of_threads_and_blocks(name, order):
     for dtype in REALS:
         check(parity.STEPS[name], "partial", dtype, emulated(order, 3))
@@ -96,7 +97,7 @@ def test_order_of_threads_and_blocks(name, order):
 
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", [x for x in parity.STEPS if x != "spread"])  # it sets entries that small problems lack
+@pytest.mark.parametrize("name", [x for x in STEPS if x != "spread"])  # it sets entries that small problems lack
 def test_sizes(name, size, dtype):
     for kind in ("balanced", "partial"):
         check(parity.STEPS[name], kind, dtype, emulated(threads=32), np.array(size, np.int64))
@@ -116,7 +117,7 @@ def test_spread_of_all_sizes(size):
     np.testing.assert_allclose(emulated(threads=32).spread(x.G, x.s), numpy_ref.spread(x.G, x.s), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", parity.STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_results_repeat_bit_for_bit(name):
     """In every order of threads and blocks: no sum depends on who comes first."""
     found = []
@@ -130,12 +131,12 @@ def test_results_repeat_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("kind", ["balanced", "partial", "kl"])
-@pytest.mark.parametrize("name", [x for x in parity.STEPS if x not in ("spread", "logsums", "drift")])
+@pytest.mark.parametrize("name", [x for x in STEPS if x not in ("spread", "logsums", "marginal_sums", "drift")])
 def test_problems_that_are_off_and_padding_stay_as_they_are(name, kind):
     parity.test_problems_that_are_off_and_padding_stay_as_they_are(name, kind, emulated())
 
 
-@pytest.mark.parametrize("name", parity.STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_a_problem_alone_equals_the_same_in_a_batch(name):
     _, alone = parity.run(parity.STEPS[name], emulated(), "partial", np.float64, np.array([True, False, False]))
     _, batch = parity.run(parity.STEPS[name], emulated(), "partial", np.float64, np.array([True, True, False]))

@@ -47,7 +47,10 @@ def test_the_suite_notices_a_change_of(what, monkeypatch):
     ("before", "after"),
     [
         ("2.0 * v[1] + gap * v[0]", "2.0 * v[0] + gap * v[1]"),
-        ("      __syncthreads();\n    }\n  }\n  __device__ __forceinline__ real operator", "    }\n  }\n  __device__ real operator"),
+        (
+            "      __syncthreads();\n    }\n  }\n  __device__ __forceinline__ real operator",
+            "    }\n  }\n  __device__ real operator",
+        ),
     ],
     ids=["operands", "a barrier"],
 )

@@ -84,11 +84,14 @@ def test_one_way_to_relax_at_a_time(pair):
         solve(M, tv=0.1, sink=0.2)
 
 
-@pytest.mark.parametrize("option", [{"smoothness": 0.1}, {"loss": "product"}])
-def test_exact_solver_refuses_what_it_does_not_do(pair, option):
+@pytest.mark.parametrize("option", [{"smoothness": 0.3}, {"loss": "product"}, {"loss": "product", "smoothness": 0.3}])
+def test_exact_solver_and_a_small_entropy_agree(pair, option):
+    """From the same plan: the exact value is not above what the entropic solver finds, and it is certified."""
     M, C1, C2 = pair
-    with pytest.raises(NotImplementedError, match="reg > 0"):
-        solve(M, C1, C2, **option)
+    soft = solve(M, C1, C2, m=0.8, reg=0.002, on_fail="ignore", **option)
+    hard = solve(M, C1, C2, m=0.8, init=soft.plan, **option)
+    assert hard.converged and hard.value <= soft.value_linear + soft.value_quad + 1e-9
+    assert hard.value == pytest.approx(soft.value_linear + soft.value_quad, abs=0.05)
 
 
 def test_smoothness_lowers_the_roughness(pair):

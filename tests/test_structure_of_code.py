@@ -58,7 +58,7 @@ ALLOWED = {
         "structure",
         "_backends._protocol",
     ),
-    "_finish.py": ("_validate", "_solvers._outcome", "_problem", "result", "_version"),
+    "_finish.py": ("_dispatch", "_validate", "_solvers._outcome", "_problem", "result", "_version"),
     "_audit.py": ("_dispatch", "_validate", "_problem", "result", "structure", "api"),
     "presets.py": PUBLIC,
     "_dispatch.py": ("_backends",),
@@ -80,7 +80,7 @@ for _name in TREES:
         ALLOWED[_name] = ("_backends",)
     elif _name.startswith("_backends/"):  # a backend sees the protocol and what stands beside it, never another backend
         _own = "_backends." + _name.split("/")[1]
-        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner", "_backends.network_simplex")
+        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner")
 
 # Who may import a heavy or optional library at all; `_info` tells their versions
 HEAVY = {

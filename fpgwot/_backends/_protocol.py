@@ -24,6 +24,8 @@ kernel              damped step of the cost and of the plan, exact row update in
 sweep               one read of K: exact rows, column sums, dual value, its gradient, the Sinkhorn image, the residuals
 anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only)
 newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
+factor              Cholesky factor of the Newton system at hand, to precondition it and those after it; a backend without
+                    `factors` has none and returns zeros
 cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system
 trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
@@ -42,7 +44,8 @@ from typing import Any
 EPS, TAU1, TAU2, CAP1, CAP2 = range(5)  # current entropy weight, prices of the marginals, caps of the potentials
 PHI, RES, VIOL, MASS, GAIN = range(5, 10)  # after `sweep`: dual, residual, largest relative violation, mass; after `trial`
 RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that Anderson mixing holds
-NUMBERS = 15
+FACTORED = 15  # 1 where Scaling.factor holds a factor that preconditions the Newton systems
+NUMBERS = 16
 # Row vectors, Scaling.rows[b, ..., i]
 P, LOG_P, F, LU, E, ROW, W = range(7)
 ROW_VECTORS = 7
@@ -65,12 +68,16 @@ MEMORY = 8  # Anderson mixing: images kept beside the last
 DRIFT = 60.0  # largest |log scaling| before it is absorbed again: exp(60) times a kernel entry is a float32
 LARGEST = 1e20  # of a plan entry: beyond it a soft marginal has lost all hold, and products would overflow
 STEP = 10.0  # largest entry of a Newton step
+LARGEST_FACTOR = 3000  # columns up to which a dense factor may be bought
+RIDGE = 1e-10  # added to its diagonal, relative
 
 
 class Scaling:
     """State of the scaling iteration of a batch at zero potentials: three packed arrays, and views of them by name."""
 
-    def __init__(self, xp: Any, dtype: Any, size: Any, p: Any, q: Any, mass: Any, eps: Any, tau: Any, cap: Any) -> None:
+    def __init__(
+        self, xp: Any, dtype: Any, size: Any, p: Any, q: Any, mass: Any, eps: Any, tau: Any, cap: Any, factors: bool = True
+    ) -> None:
         (B, n), m = p.shape, q.shape[1]
         blocks = (n + ROWS - 1) // ROWS
         self.size = xp.asarray(size)  # (B, 2) rows and columns in use
@@ -81,6 +88,8 @@ class Scaling:
         self.hist = xp.zeros((B, 2, MEMORY + 1, m + 1))  # Anderson: images, and their residuals
         self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
         self.sums = xp.zeros((B, blocks, SUMS))
+        side = m + 1 if factors and m <= LARGEST_FACTOR and B * m * m <= 4 * LARGEST_FACTOR**2 else 0
+        self.factor = xp.zeros((B, side, side))  # of the Newton system, lower triangle; empty where it would be too large
         self.vals[:, EPS] = xp.asarray(eps)
         for index, value in ((TAU1, tau[0]), (TAU2, tau[1]), (CAP1, cap[0]), (CAP2, cap[1])):
             self.vals[:, index] = xp.asarray(value)
@@ -103,6 +112,7 @@ _VIEWS = {
     "tau2": ("vals", TAU2),
     "cap2": ("vals", CAP2),
     "used": ("vals", USED),
+    "factored": ("vals", FACTORED),
     "f": ("rows", F),
     "row": ("rows", ROW),
     "g": ("cols", G),

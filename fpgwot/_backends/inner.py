@@ -17,19 +17,27 @@ import numpy as np
 
 from ._protocol import DONE, GAIN, PHI, RES, VIOL
 
-SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 6, 60, 0.1, 8
+SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 8, 60, 0.3, 8
+FREE_STEPS, PRICE = (
+    2,
+    60,
+)  # CG steps of a Newton step that cost nothing; passes that a factor costs: bought when the rest adds up to it
 
 sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals, and `forget(s, which)`, which empties the mixing
 anderson: Any = None
 newton: Any = None
+factor: Any = None
 cg: Any = None
 trial: Any = None
 numbers: Any = None
 forget: Any = None
 
 
-def ascend(K, s, target, feasible, newton_steps, slack, on):  # type: ignore[no-untyped-def]
-    """Raise the dual until the residual is below `target` and no point off by more than `feasible`; reads of K per problem."""
+def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ignore[no-untyped-def]
+    """Raise the dual until the residual is below `target` and no point off by more than `feasible`; reads of K per problem.
+
+    `spent` counts the CG steps that a better preconditioner would have saved since the last one was built, from call to call.
+    """
     passes, none, zero = np.zeros(len(on), np.int64), np.zeros(len(on), np.bool_), np.zeros(len(on))
     work = on.copy()
     sweep(K, s, work)
@@ -58,12 +66,18 @@ def ascend(K, s, target, feasible, newton_steps, slack, on):  # type: ignore[no-
             return passes
         newton(K, s, work)
         passes += work
+        heavy = work & (spent > PRICE)
+        if heavy.any():
+            passes += PRICE * factor(K, s, heavy)
+            spent[heavy] = 0.0
         todo = work & (numbers(s)[:, DONE] == 0)
-        for _ in range(CG_STEPS):
+        for k in range(CG_STEPS):
             if not todo.any():
                 break
             cg(K, s, CG_STOP, todo)
             passes += todo
+            if k >= FREE_STEPS:
+                spent += todo
             todo = todo & (numbers(s)[:, DONE] == 0)
         start, a, search = out[:, PHI], np.ones(len(on)), work.copy()
         for _ in range(BACKTRACKS):
@@ -99,7 +113,7 @@ def bound(function: Callable[..., Any], suffix: str, **names: Any) -> Callable[.
 
 def interpreted(be: Any) -> Callable[..., Any]:
     """`ascend` of a backend whose primitives are called from Python."""
-    names = {name: getattr(be, name) for name in ("sweep", "anderson", "newton", "cg", "trial")}
+    names = {name: getattr(be, name) for name in ("sweep", "anderson", "newton", "factor", "cg", "trial")}
 
     def forget(s: Any, which: np.ndarray) -> None:
         s.used[be.xp.asarray(which)] = 0

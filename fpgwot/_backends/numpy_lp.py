@@ -4,58 +4,59 @@ from __future__ import annotations
 
 import numpy as np
 
+from .network_simplex import sparse_lp
+
 FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29
 EPS = float(np.finfo(np.float64).eps)
 
 
 def fgw_gradient(
-    M: np.ndarray | None, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_quad: float, G: np.ndarray
+    M: np.ndarray | None, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_s: float, w_A: float, G: np.ndarray
 ) -> float:
-    """G <- w_lin M + 2 w_quad (s1 1' + 1 s2' - 2A), forbidden pairs at FORBIDDEN; returns max |G| of the others."""
+    """G <- w_lin M + w_s (s1 1' + 1 s2') + w_A A, forbidden pairs at FORBIDDEN; returns max |G| of the others."""
     allowed = np.ones(G.shape, bool) if M is None else M < FORBIDDEN_FROM
-    G[:] = 2 * w_quad * (s1[:, None] + s2 - 2 * A) + (0.0 if M is None else w_lin * M)
+    G[:] = w_s * (s1[:, None] + s2) + w_A * A + (0.0 if M is None else w_lin * M)
     G[~allowed] = FORBIDDEN
     return float(np.abs(G[allowed]).max(initial=0.0))
 
 
-def lp_reduce(G: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray]:
-    """Potentials to start from: u = row minima of G, v = column minima of G - u; top = max|G| caps a row of forbidden pairs."""
-    u = np.minimum(G.min(1), top)
-    return u, np.minimum((G - u[:, None]).min(0), 2 * top)
+def lp_basis(
+    p: np.ndarray, q: np.ndarray, mass: float, spare_p: bool, spare_q: bool, corner: bool
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Supplies and demands with their dummies: T1 <= p where `spare_p`, else T1 = p; T'1 alike; any mass with `corner`."""
+    if corner:
+        return np.append(p, q.sum()), np.append(q, p.sum()), True
+    if spare_q:
+        p = np.append(p, q.sum() - (mass if spare_p else p.sum()))
+    if spare_p:
+        q = np.append(q, p[: len(p) - spare_q].sum() - (mass if spare_q else q.sum()))
+    return p, q * (p.sum() / q.sum()), False
 
 
-def lp_candidates(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int, extra: np.ndarray) -> np.ndarray:
-    """Sorted codes i*m + j of the k smallest reduced costs G - u - v of every row and column, and of all `extra`."""
-    n, m = G.shape
-    r = G - u[:, None] - v
-    rows, cols = np.argsort(r, 1)[:, :k], np.argsort(r, 0)[:k]
-    codes = np.concatenate(((np.arange(n)[:, None] * m + rows).ravel(), (cols * m + np.arange(m)).ravel()))
-    return np.union1d(codes[G.ravel()[codes] < FORBIDDEN_FROM], extra)
-
-
-def lp_violated(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int, limit: float) -> tuple[np.ndarray, float]:
-    """Sorted codes of the k nearest allowed pairs of each row with a reduced cost below `limit`; the smallest one, or 0."""
-    r = G - v - u[:, None]
-    rows = np.flatnonzero(r.min(1) < limit)
-    codes = np.sort((rows[:, None] * G.shape[1] + np.argsort(r[rows], 1, kind="stable")[:, :k]).ravel())
-    return codes[G.ravel()[codes] < FORBIDDEN_FROM], float(min(r.min(), 0.0))
-
-
-def lp_arcs(
-    G: np.ndarray, codes: np.ndarray, rows: np.ndarray, cols: np.ndarray, wall: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arcs of a linear program: sorted pairs at their cost, at most `wall`, then dummy arcs (rows, cols) at cost zero."""
-    i, j = np.divmod(codes, G.shape[1])
-    cost = np.concatenate((np.minimum(G[i, j], wall), np.zeros(len(rows))))
-    return np.concatenate((i, rows)).astype(np.uint64), np.concatenate((j, cols)).astype(np.uint64), cost
-
-
-def lp_flow(i: np.ndarray, j: np.ndarray, x: np.ndarray, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted codes and entries of the flow between real points (i < n, j < m)."""
-    real = (i < n) & (j < m) & (x > 0)
-    code = i[real].astype(np.int64) * m + j[real].astype(np.int64)
+def lp_solve(
+    basis: tuple[np.ndarray, np.ndarray, bool], G: np.ndarray, top: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float, int]:
+    """min <G,T> by POT's network simplex on all arcs; returns what the compiled one does, with no use of earlier calls."""
+    (a, b, corner), (n, m) = basis, G.shape
+    wall = 2.0 * (len(a) + len(b) + 2) * top + 1.0
+    cost = np.zeros((len(a), len(b)))
+    cost[:n, :m] = np.minimum(G, wall)
+    arcs = np.ones(cost.shape, bool)
+    if len(a) > n and len(b) > m:
+        arcs[n, m] = corner
+    i, j = np.nonzero(arcs)
+    r, c, x, u, v = sparse_lp(a, b, i.astype(np.uint64), j.astype(np.uint64), cost[i, j])
+    real = (r < n) & (c < m) & (x > 0)
+    code = (r[real] * np.uint64(m) + c[real]).astype(np.int64)
     order = np.argsort(code)
-    return code[order], x[real][order]
+    low = float(min((cost - u[:, None] - v)[arcs].min(), 0.0))
+    limit = -4.0 * EPS * (len(a) + len(b)) * (wall if (G >= FORBIDDEN_FROM).any() else top)
+    return code[order], x[real][order], u, v, low, limit, 1
+
+
+def lp_nearest(G: np.ndarray, by_row: bool) -> np.ndarray:
+    """The cheapest partner of each row (or column): its column (row)."""
+    return G.argmin(1 if by_row else 0)
 
 
 def plan_sums(
@@ -67,10 +68,32 @@ def plan_sums(
     return np.bincount(i, x, n), np.bincount(j, x, m), on_M, float(x @ G[i, j])
 
 
-def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray) -> float:
-    """E(T, D) = <s1 1' + 1 s2' - 2A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
+def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray, kappa: float) -> float:
+    """E(T, D) = <s1 1' + 1 s2' + kappa A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
     i, j = np.divmod(code, A.shape[1])
-    return float(x @ (s1[i] + s2[j] - 2 * A[i, j]))
+    return float(x @ (s1[i] + s2[j] + kappa * A[i, j]))
+
+
+def plan_changes(
+    code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, n: int, m: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and entries of D - D0 for sparse plans; changes at rounding are left out."""
+    S = np.zeros(n * m)
+    S[code] += x
+    S[code0] -= x0
+    kept = np.flatnonzero(np.abs(S) > 4 * EPS * max(np.abs(x).max(), np.abs(x0).max(initial=0.0)))
+    return kept // m, kept % m, S[kept]
+
+
+def add_laplacians(code: np.ndarray, x: np.ndarray, weight: float, A: np.ndarray) -> None:
+    """A += weight (L D + D L') for a sparse plan D and the Laplacians L of the paths through rows and columns."""
+    D = np.zeros(A.shape)
+    D.flat[code] = weight * x
+    rows, cols = np.diff(D, axis=0), np.diff(D, axis=1)
+    A[:-1] -= rows
+    A[1:] += rows
+    A[:, :-1] -= cols
+    A[:, 1:] += cols
 
 
 def product_factors(
@@ -78,9 +101,8 @@ def product_factors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factors L (r, n), R (r, m) with L' R = X1' (D - D0) X2 for sparse plans D, D0; changes at rounding are left out."""
     S = np.zeros((len(X1), len(X2)))
-    S.flat[code] += x
-    S.flat[code0] -= x0
-    S[np.abs(S) <= 4 * EPS * max(np.abs(x).max(), np.abs(x0).max(initial=0.0))] = 0.0
+    i, j, d = plan_changes(code, x, code0, x0, *S.shape)
+    S[i, j] = d
     rows, cols = np.flatnonzero(S.any(1)), np.flatnonzero(S.any(0))
     return (X1[rows], S[rows] @ X2) if len(rows) <= len(cols) else (S[:, cols].T @ X1, X2[cols])
 
@@ -109,3 +131,6 @@ def active_weights(H: np.ndarray, c: np.ndarray, w: np.ndarray, tol: float, max_
         w[lo] += step
         w[hi] = 0.0 if step == w[hi] else w[hi] - step
     return w
+
+
+descend = None  # the compiled loop of the small problems has no twin: what it does is `_solvers.frank_wolfe`

@@ -14,15 +14,15 @@ import numpy as np
 from . import _protocol as ix
 from . import inner
 from ._protocol import BEND, BIAS, BREG, CROSS, DRIFT, ENT, FIXED, FORBIDDEN_FROM, KL, LIN, MEMORY, STEP, SUMS, Scaling
-from .network_simplex import sparse_lp  # noqa: F401
 from .numpy_lp import (  # noqa: F401
     active_weights,
+    add_laplacians,
+    descend,
     fgw_gradient,
-    lp_arcs,
-    lp_candidates,
-    lp_flow,
-    lp_reduce,
-    lp_violated,
+    lp_basis,
+    lp_nearest,
+    lp_solve,
+    plan_changes,
     plan_energy,
     plan_pairing,
     plan_sums,
@@ -35,6 +35,7 @@ name = "numpy"
 xp = np
 matmul = np.matmul
 host = np.asarray
+factors = True
 TINY = 1e-300
 
 
@@ -257,8 +258,8 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
         pre = np.maximum(pre, 1e-6 * np.append(d, s.vals[b, ix.MASS]))
         if np.isinf([t1, t2, s.vals[b, ix.CAP1], s.vals[b, ix.CAP2]]).all() and not fixed and d.sum() > 0:
             rhs[:-1] -= d * (rhs[:-1].sum() / d.sum())
-        z = np.divide(rhs, pre, out=np.zeros_like(rhs), where=rhs != 0)
         jm = np.append(np.arange(j.stop), -1)
+        z = _precondition(s, b, jm, rhs, pre, d)
         (
             s.rows[b, ix.W, i],
             s.cols[b, ix.DIAG, j],
@@ -269,6 +270,38 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
         ) = w, d, pre, 0.0, rhs, z
         s.vals[b, [ix.RZ, ix.NORM, ix.SHIFT, ix.DONE]] = rhs @ z, np.abs(rhs).sum(), shift, float(not np.any(rhs))
         s.cols[b, ix.Y0], s.cols[b, ix.GRAD0] = s.cols[b, ix.Y], s.cols[b, ix.GRAD]
+
+
+def _precondition(s: Scaling, b: int, jm: np.ndarray, r: np.ndarray, pre: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """r over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system."""
+    if not s.vals[b, ix.FACTORED]:
+        return np.divide(r, pre, out=np.zeros_like(r), where=r != 0)
+    L = s.factor[b][np.ix_(jm, jm)]
+    return np.linalg.solve(L @ L.T, r) * np.append(d > 0, np.isfinite(s.cols[b, ix.Q, -1]))
+
+
+def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
+    """Cholesky factors of the Newton systems that `newton` has set up, and the first direction through them; 1 where built."""
+    built = np.zeros(len(on), int)
+    for b, i, j in _problems(s, on):
+        jm = np.append(np.arange(j.stop), -1)
+        free, fixed = s.cols[b, ix.DIAG, j] > 0, np.isfinite(s.cols[b, ix.Q, -1])
+        T = np.where(free, s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j].astype(float), 0.0)
+        w, row, more = s.rows[b, ix.W, i], s.rows[b, ix.ROW, i], 1 + s.vals[b, ix.SHIFT] + ix.RIDGE
+        H = np.eye(j.stop + 1)
+        H[:-1, :-1] = np.diag(np.where(free, s.cols[b, ix.DIAG, j] * more, s.cols[b, ix.COL, j])) - T.T @ (w[:, None] * T)
+        if fixed:
+            H[-1, :-1] = H[:-1, -1] = np.where(free, s.cols[b, ix.COL, j], 0) - T.T @ (w * row)
+            H[-1, -1] = s.vals[b, ix.MASS] * more - w @ row**2
+        if not s.factor.size or np.linalg.eigvalsh(H).min() <= 0:
+            s.vals[b, ix.FACTORED] = 0.0
+            continue
+        s.factor[b][np.ix_(jm, jm)] = np.linalg.cholesky(H)
+        s.vals[b, ix.FACTORED], built[b] = 1.0, 1
+        rhs = s.cols[b, ix.CG_R, jm]
+        z = _precondition(s, b, jm, rhs, rhs, s.cols[b, ix.DIAG, j])
+        s.cols[b, ix.CG_D, jm], s.vals[b, ix.RZ] = z, rhs @ z
+    return built
 
 
 def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
@@ -287,7 +320,7 @@ def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
         curve = product @ d
         a = rz / max(curve, TINY)
         x, r = x + a * d, r - a * product
-        z = np.divide(r, pre, out=np.zeros_like(r), where=r != 0)
+        z = _precondition(s, b, jm, r, pre, s.cols[b, ix.DIAG, j])
         s.cols[b, ix.CG_X, jm], s.cols[b, ix.CG_R, jm], s.cols[b, ix.CG_D, jm] = x, r, z + (r @ z) / max(rz, TINY) * d
         s.vals[b, ix.RZ] = r @ z
         if np.abs(r).sum() < stop * norm or not curve > 0:

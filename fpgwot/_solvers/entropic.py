@@ -64,7 +64,7 @@ def solve(
     mu, nu = xp.sum(T, axis=2, dtype=float), xp.sum(T, axis=1, dtype=float)
     mu0, nu0 = mu, nu  # marginals of T0
     on, fresh, status = np.ones(B, bool), np.ones(B, bool), np.zeros(B, int)
-    passes, gradients, iterations = np.zeros(B, int), np.ones(B, int), np.zeros(B, int)
+    passes, gradients, iterations, spent = np.zeros(B, int), np.ones(B, int), np.zeros(B, int), np.zeros(B)
     sums, along, rough = problem.gradient(T, mu, nu, mu0, nu0, G, work, T0, L, s, on, on)
     facts, terms = control.facts(problem), np.zeros((B, 4))
     c = control.numbers(np.where(anneal, control.annealing_start(host(be.spread(G, s)), problem.eps), problem.eps))
@@ -85,7 +85,7 @@ def solve(
         be.kernel(L, G, T, T0, s, beta, fresh, on)
         goal, strict = rules.target(c, facts, tol, problem.is_quadratic)
         newton_steps = NEWTON_STEPS * (3 if iteration == 0 else 1)
-        passes += be.ascend(T, s, goal, np.where(strict, 0.5 * feasible, np.inf), newton_steps, slack, on)
+        passes += be.ascend(T, s, goal, np.where(strict, 0.5 * feasible, np.inf), newton_steps, slack, spent, on)
         be.plan(T, s, on)
         step = xp.asarray(beta)[:, None]
         mu0, nu0 = mu0 + step * (mu - mu0), nu0 + step * (nu - nu0)
@@ -106,6 +106,8 @@ def solve(
             s.rows[:, F] *= ratio
             s.cols[:, COL_G] *= ratio
             s.eps[:] = eps
+            s.factored[:] = xp.where(xp.asarray(fresh), 0.0, s.factored)  # another eps, another Newton system
+            spent[fresh] = 0.0
     else:
         on[:] = False
 

@@ -25,7 +25,7 @@ def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, wat
     """
     B, n, m = problem.shape
     total = B * len(starts)
-    plan, gradient = np.zeros((total, n, m), problem.dtype), np.zeros((total, n, m), problem.dtype)
+    plans, gradients = [], []
     f, g, h = np.zeros((total, n)), np.zeros((total, m)), np.zeros(total)
     terms = {key: np.zeros(total) for key in ("linear", "quad", "reg", "marginal")}
     station, counts = np.zeros(total), np.zeros((3, total), int)
@@ -35,20 +35,32 @@ def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, wat
         rows, cols = problem.size[b]
         T0 = None if start is None else np.ascontiguousarray(start[b, :rows, :cols], dtype=float)
         one = _solve_one(problem, b, T0, tol, max_iter, watch)
-        plan[item, :rows, :cols], gradient[item, :rows, :cols] = one.plan, one.gradient
+        plans.append(one.plan)
+        gradients.append(one.gradient)
         f[item, :rows], g[item, :cols], h[item] = one.f, one.g, one.h
         terms["linear"][item], terms["quad"][item] = one.value_linear, one.value_quad
+        mass = float(one.plan.sum())
         if problem.price is not None:
-            saved = 2 * problem.price[b] * one.plan.sum()
+            saved = 2 * problem.price[b] * mass
             terms["linear"][item] += saved
             terms["marginal"][item] = problem.price[b] * (problem.p[b].sum() + problem.q[b].sum()) - saved
-        top = np.max(np.abs(one.gradient), where=one.gradient < FORBIDDEN, initial=0.0)
-        noise = 1e-14 / tol * top * one.plan.sum()
+        noise = 1e-14 / tol * one.top * mass
         station[item] = (one.gap + one.rounding) / max(abs(one.value_linear + one.value_quad) + noise, 1e-300)
         counts[:, item] = one.n_iter, one.n_rounds, one.n_gradients
         status.append(_STATUS[one.status])
         history.append(one.history)
+    plan, gradient = (_stacked(x, (total, n, m), problem.dtype) for x in (plans, gradients))
     return Outcome(plan, gradient, (f, g, h), terms, station, status, counts[0], counts[1], counts[2], history)
+
+
+def _stacked(arrays: list[np.ndarray], shape: tuple[int, int, int], dtype: Any) -> np.ndarray:
+    """Arrays of several problems in one, padded with zeros; a single one of that shape is not copied."""
+    if len(arrays) == 1 and arrays[0].shape == shape[1:]:
+        return arrays[0].astype(dtype, copy=False)[None]
+    out = np.zeros(shape, dtype)
+    for x, y in zip(out, arrays, strict=True):
+        x[: y.shape[0], : y.shape[1]] = y
+    return out
 
 
 def forbidden_mass(be: Any, problem: Problem, b: int, forbidden: np.ndarray) -> float:
@@ -66,7 +78,7 @@ def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, wat
     if problem.bias is not None:  # a mask: forbidden pairs are marked in the cost itself
         bias = _layer(problem.bias, b, n, k)
         M, w_lin = bias if M is None else np.minimum(w_lin * M + bias, FORBIDDEN), 1.0
-    C1, C2 = _dense(problem.C1, b, n), _dense(problem.C2, b, k)
+    C1, C2 = _single(problem.C1, b, n), _single(problem.C2, b, k)
     rules, mass = _rules(problem, b)
     if problem.price is not None:  # unmatched mass costs lambda on both sides: every pair is cheaper by 2 lambda
         shift = 2 * float(problem.price[b])
@@ -74,7 +86,9 @@ def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, wat
         w_lin = 1.0
     return frank_wolfe.solve(
         problem.be, M, C1, C2, problem.p[b, :n], problem.q[b, :k], w_lin=w_lin, w_quad=float(problem.wq[b]),
-        marginals=rules, mass=mass, T0=T0, tol=tol, max_iter=max_iter, callback=watch,
+        marginals=rules, mass=mass, loss=problem.loss, T0=T0, tol=tol, max_iter=max_iter,
+        smoothness=0.0 if problem.smoothness is None else float(problem.smoothness[b]),
+        callback=None if watch.callback is None and not watch.verbose else watch,
     )  # fmt: skip
 
 
@@ -82,10 +96,11 @@ def _layer(x: Any, b: int, n: int, k: int) -> np.ndarray:
     return np.ascontiguousarray(x[b % len(x), :n, :k], dtype=float)
 
 
-def _dense(D: Structure | None, b: int, n: int) -> Dense | None:
-    """The structure of one problem as an array: the products with sparse plans read its rows."""
-    one = None if D is None else D.single(b, n)
-    return one if one is None or isinstance(one, Dense) else Dense(one.to_dense())
+def _single(D: Structure | None, b: int, n: int) -> Structure | None:
+    """The structure of one problem, in float64."""
+    if D is None or (D.shape[:2] == (1, n) and not (isinstance(D, Dense) and D.array.dtype != np.float64)):
+        return D
+    return D.single(b, n)
 
 
 def _rules(problem: Problem, b: int) -> tuple[Marginals, float | None]:

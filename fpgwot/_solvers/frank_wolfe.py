@@ -1,11 +1,10 @@
-"""The exact solver (reg = 0): conditional gradient whose linear programs run on few arcs and are certified on all.
+"""The exact solver (reg = 0): conditional gradient whose linear programs keep their basis and are certified on all pairs.
 
-    F(T) = w_lin <M,T> + w_quad E(T),     E(T) = sum_ijkl (C1_ik - C2_jl)^2 T_ij T_kl = <s1 1' + 1 s2' - 2A, T>
-    G = w_lin M + 2 w_quad (s1 1' + 1 s2' - 2A)
+    F(T) = w_lin <M,T> + w_quad E(T),     G = its gradient; see `energy`
 
 The Frank-Wolfe gap <G, T - D>, D the vertex that minimises <G, .>, is zero where no feasible direction descends.
 Vertices have at most n + m + 1 entries, so all inner products are short sums and E follows from the Gram matrix of the few
-vertices that T is a mixture of. Only the gradient, the dual check and the product A = C1 D C2' touch whole matrices.
+vertices that T is a mixture of. Only the gradient, the sweeps of the program and the product A touch whole matrices.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..marginals import Marginals
+from .energy import Energy
 from .linear_program import EMPTY, EPS, FORBIDDEN, FORBIDDEN_FROM, Codes, linear_program
+
+CONVERGED, SHORTER_STEP = 0, 2  # reasons of the compiled loop to end
 
 Atom = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # codes, entries and marginals of a sparse plan
 
@@ -34,6 +36,8 @@ class Exact:
         capped side and 0 where its cap is not reached; h is the price of mass, 0 where the mass is not a constraint of its own.
     gradient : array (n, m)
         G at the plan; forbidden pairs at 1e30.
+    top : float
+        max |G| over the allowed pairs.
     gap : float
         Frank-Wolfe gap <G, T - D> of the plan, not negative.
     rounding : float
@@ -53,6 +57,7 @@ class Exact:
     g: np.ndarray
     h: float
     gradient: np.ndarray
+    top: float
     gap: float
     rounding: float
     value_linear: float
@@ -62,57 +67,6 @@ class Exact:
     n_rounds: int
     n_gradients: int
     status: str
-
-
-class Energy:
-    """Products with the structures, written as C = S + K, symmetric plus skew, for one formula with and without symmetry:
-
-    A = 1/2 (C1 T C2' + C1' T C2) = S1 T S2 + K1' T K2,     s1 = 1/2 (C1*C1 + (C1*C1)') T1 = (S1*S1 + K1*K1) T1.
-    """
-
-    def __init__(self, be: Any, C1: Any, C2: Any) -> None:
-        self.be, self.C1, self.C2 = be, C1.array[0], C2.array[0]
-        self.parts1, self.parts2 = _parts(C1), _parts(C2)
-        self.pairs = list(zip(self.parts1, self.parts2, strict=False))  # K only where both have one
-
-    def squares(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """s1 and s2."""
-        s1, s2 = self.be.square_matvec(self.parts1[0], mu), self.be.square_matvec(self.parts2[0], nu)
-        for K in self.parts1[1:]:
-            s1 += self.be.square_matvec(K, mu)
-        for K in self.parts2[1:]:
-            s2 += self.be.square_matvec(K, nu)
-        return s1, s2
-
-    def rank_one(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """A of the plan a b'."""
-        return sum(np.outer(X1.T @ a, b @ X2) for X1, X2 in self.pairs)  # type: ignore[return-value]
-
-    def product(
-        self, code: Codes, x: np.ndarray, last: tuple[Codes, np.ndarray] = EMPTY, A: np.ndarray | None = None
-    ) -> np.ndarray:
-        """A of a sparse plan from that of another, A (none: zero), at the cost of the rows or columns in which they differ."""
-        n, m = len(self.C1), len(self.C2)
-        if len(x) > (n * m) // 8:
-            S = np.zeros((n, m))
-            S.flat[code] = x
-            S.flat[last[0]] -= last[1]
-            factors = [(X1, S @ X2) for X1, X2 in self.pairs]
-        else:
-            factors = [self.be.product_factors(code, x, *last, X1, X2) for X1, X2 in self.pairs]
-        for L, R in factors:
-            if A is None or len(L):
-                LR = L.T @ R
-                A = LR if A is None else np.add(A, LR, out=LR)
-        return A  # type: ignore[return-value]
-
-    def value(self, code: Codes, x: np.ndarray) -> float:
-        """E(T), by its definition where T is sparse: no cancellation, so that 0 is 0."""
-        i, j = np.divmod(code, len(self.C2))
-        if len(x) <= 6 * (len(self.C1) + len(self.C2)):
-            return self.be.plan_energy(i, j, x, self.C1, self.C2)  # type: ignore[no-any-return]
-        mu, nu = np.bincount(i, x, len(self.C1)), np.bincount(j, x, len(self.C2))
-        return self.be.plan_pairing(code, x, *self.squares(mu, nu), self.product(code, x))  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -168,6 +122,8 @@ def solve(
     w_quad: float,
     marginals: Marginals,
     mass: float | None,
+    loss: str = "square",
+    smoothness: float = 0.0,
     T0: np.ndarray | None = None,
     tol: float = 1e-9,
     max_iter: int = 1000,
@@ -181,12 +137,15 @@ def solve(
         Backend with the primitives of the exact solver.
     M : float64 array (n, m) or None
         Feature cost; entries of 1e29 and more forbid a pair (a feasible plan must exist).
-    C1, C2 : structure.Dense or None
-        One structure each, (1, n, n) and (1, m, m), symmetric or not. None: linear optimal transport, one program.
+    C1, C2 : structures or None
+        One each, (1, n, n) and (1, m, m), symmetric or not. None, without smoothness: linear optimal transport, one program.
     p, q : float64 arrays (n,), (m,)
         Positive weights, totals about 1.
     marginals : Marginals
         Balanced, partial (`mass` is then the total of the plan), or one hard and one free side.
+    loss : "square" or "product"
+    smoothness : float
+        Weight of the path Laplacians, part of the quadratic term.
     T0 : array (n, m), optional
         Feasible plan to start from; default the product plan.
     tol : float
@@ -198,108 +157,194 @@ def solve(
     """
     lp = linear_program(be, p, q, marginals, mass, M)
     G = np.empty((len(p), len(q)))
-    if C1 is None or C2 is None or w_quad == 0.0:
+    if smoothness == 0.0 and (C1 is None or C2 is None or w_quad == 0.0):
         return _linear(be, lp, M, w_lin, G, tol)
-    energy = Energy(be, C1, C2)
-    if T0 is None:
-        T, mu, nu = None, p * (lp.mass / lp.totals[0]), q * (lp.mass / lp.totals[1])
-        A = energy.rank_one(mu, nu / lp.mass)
-        lin = 0.0 if M is None or lp.forbidden else w_lin * float(mu @ (M @ nu)) / lp.mass
-        cross = float(mu @ (A @ nu)) / lp.mass
-    else:
-        code = np.flatnonzero(T0)
-        x = T0.ravel()[code]
-        A = energy.product(code, x)
-        mu, nu, lin, cross = be.plan_sums(code, x, M, A)
-        lin *= w_lin
-    s1, s2 = energy.squares(mu, nu)
-    E = w_quad * float(mu @ s1 + nu @ s2 - 2.0 * cross)
-    if T0 is not None:
-        T = Mixture.vertex((code, x, mu, nu), lin, E)
-    leave = lp.forbidden and T0 is None  # the product plan uses forbidden pairs: go to the first vertex in any case
+    energy = Energy(be, C1, C2, G.shape, w_quad, loss, smoothness)
     last, last_A, history, status = EMPTY, None, [], "max_iter"
-    most = max(max_iter, 1) + leave
-    for iteration in range(1, most + 1):
-        top = be.fgw_gradient(M, A, s1, s2, w_lin, w_quad, G)
+    leave = lp.forbidden and T0 is None  # the product plan uses forbidden pairs: go to the first vertex in any case
+    if T0 is None and callback is None and not leave and be.descend is not None and energy.is_small:
+        reason, table, code, x, at, step = _compiled(be, lp, energy, M, p, q, w_lin, tol, max_iter, G)
+        if at.T is not None:
+            last, last_A = (code, x), at.A
+        if reason != SHORTER_STEP:
+            status = "converged" if reason == CONVERGED and step.is_certified(lp) else "max_iter"
+            return _result(be, lp, energy, at, M, w_lin, G, step, table, status)
+        history = [tuple(row) for row in table[:-1]]
+    elif T0 is None:
+        at = _product_start(energy, lp, M, p, q, w_lin)
+    else:
+        at = _given_start(be, energy, M, T0, w_lin)
+    spare = [np.empty(G.shape) for _ in range(3)]  # where products go: never over A or the last one
+    for iteration in range(len(history) + 1, max(max_iter, 1) + leave + 1):
+        top = be.fgw_gradient(M, at.A, at.s1, at.s2, w_lin, 2.0 * energy.w, 2.0 * energy.w * energy.kappa, G)
         code, x, low = lp(G, top)
-        mu_D, nu_D, on_M, on_G = be.plan_sums(code, x, M, G)
-        F, slope, rounding = lin + E, lin + 2.0 * E - on_G, -low * lp.mass
+        mu, nu, on_M, on_G = be.plan_sums(code, x, M, G)
+        step = Step(top, at.lin + 2.0 * at.E - on_G, -low * lp.mass, at.target(tol, lp.mass * top, energy.w))
         if not leave:
-            history.append((F, max(slope, 0.0)))
-            # E and <G,T> are differences of terms of this size: below their rounding no slope means anything
-            target = tol * abs(F) + 1e-14 * max(lp.mass * top, w_quad * float(mu @ s1 + nu @ s2))
-            if slope <= target:
-                status = "converged" if slope + rounding <= target + lp.noise else "max_iter"
+            history.append((at.F, max(step.slope, 0.0)))
+            if step.slope <= step.target:
+                status = "converged" if step.is_certified(lp) else "max_iter"
                 break
-            if callback is not None and callback(iteration, F, slope):
+            if callback is not None and callback(iteration, at.F, step.slope):
                 status = "stopped"
                 break
-            if iteration == most:
+            if len(history) >= max_iter:
                 break
-        AD = energy.product(code, x, last, last_A)
+        out = next(X for X in spare if X is not at.A and X is not last_A)
+        AD = energy.product(code, x, last, last_A, out, work=G)
+        spare = [X for X in (at.A, last_A, *spare) if X is not None and X is not AD][:3]  # used memory first
         last, last_A = (code, x), AD
-        s1_D, s2_D = energy.squares(mu_D, nu_D)
-        E_D, lin_D = w_quad * be.plan_pairing(code, x, s1_D, s2_D, AD), w_lin * on_M
-        curvature = E - 2.0 * w_quad * be.plan_pairing(code, x, s1, s2, A) + E_D
-        if leave or 2.0 * curvature <= slope:
-            leave, A, mu, nu, s1, s2, lin, E = False, AD, mu_D, nu_D, s1_D, s2_D, lin_D, E_D
-            T = Mixture.vertex((code, x, mu_D, nu_D), lin, E)
-            continue
-        step = slope / (2.0 * curvature)
-        if T is None:  # the product plan stays as one of the vertices, with all its entries
-            T = Mixture.vertex((np.arange(G.size), np.outer(mu, nu).ravel() / lp.mass, mu, nu), lin, E)
-        cross_D = [w_quad * be.plan_pairing(V[0], V[1], s1_D, s2_D, AD) for V in T.atoms]
-        T.add((code, x, mu_D, nu_D), step, lin_D, [*cross_D, E_D])
-        A = (1.0 - step) * A + step * AD
-        if len(T.w) > 2:  # with two the line search has done it
-            w = be.active_weights(T.H, T.c, T.w, 0.1 * target, 1000 * len(T.w))
-            if np.abs(w - T.w).max() > EPS:
-                A = energy.product(*T.reweight(w), A=A)
-        mu, nu = T.marginals()
-        s1, s2 = energy.squares(mu, nu)
-        lin, E = float(T.c @ T.w), float(T.w @ T.H @ T.w)
-    if T is None:
-        T = Mixture.vertex((np.arange(G.size), np.outer(mu, nu).ravel() / lp.mass, mu, nu), lin, E)
-    code, x = T.entries()
-    values = w_lin * be.plan_sums(code, x, M, G)[2], w_quad * energy.value(code, x)
-    return _result(lp, code, x, G, (max(slope, 0.0), rounding), values, history, iteration, status)
+        to = Point(None, AD, mu, nu, *energy.squares(mu, nu), w_lin * on_M, 0.0)
+        to.E = energy.pairing(code, x, to.s1, to.s2, AD)
+        curvature = at.E - 2.0 * energy.pairing(code, x, at.s1, at.s2, at.A) + to.E
+        if leave or 2.0 * curvature <= step.slope:
+            leave, at = False, to
+            at.T = Mixture.vertex((code, x, mu, nu), at.lin, at.E)
+        else:
+            at = _blend(be, energy, lp, at, to, (code, x, mu, nu), step.slope / (2.0 * curvature), step.target)
+    return _result(be, lp, energy, at, M, w_lin, G, step, np.array(history, dtype=float).reshape(-1, 2), status)
+
+
+@dataclass
+class Point:
+    """A plan and what the steps need of it; T None: the product plan of mu and nu."""
+
+    T: Mixture | None
+    A: np.ndarray
+    mu: np.ndarray
+    nu: np.ndarray
+    s1: np.ndarray
+    s2: np.ndarray
+    lin: float
+    E: float  # weight included
+
+    @property
+    def F(self) -> float:
+        """The objective."""
+        return self.lin + self.E
+
+    def size(self, w: float) -> float:
+        """Of the terms of which E is a difference."""
+        return w * float(self.mu @ self.s1 + self.nu @ self.s2)
+
+    def target(self, tol: float, on_G: float, w: float) -> float:
+        """The gap to reach; below the rounding of <G,T> and E no slope means anything."""
+        return tol * abs(self.F) + 1e-14 * max(on_G, self.size(w))
+
+    def mixture(self) -> Mixture:
+        """The plan as a mixture: the product plan stays one of the vertices, with all its entries."""
+        if self.T is None:
+            code = np.arange(self.A.size)
+            self.T = Mixture.vertex(
+                (code, np.outer(self.mu, self.nu).ravel() / self.mu.sum(), self.mu, self.nu), self.lin, self.E
+            )
+        return self.T
+
+
+@dataclass(frozen=True)
+class Step:
+    """Certificate of a plan by the linear program at its gradient: max |G|, Frank-Wolfe gap, rounding of the program, target."""
+
+    top: float
+    slope: float
+    rounding: float
+    target: float
+
+    def is_certified(self, lp: Any) -> bool:
+        """Whether gap and rounding prove the plan."""
+        return self.slope + self.rounding <= self.target + lp.noise  # type: ignore[no-any-return]
+
+
+def _product_start(energy: Energy, lp: Any, M: np.ndarray | None, p: np.ndarray, q: np.ndarray, w_lin: float) -> Point:
+    mu, nu = p * (lp.mass / lp.totals[0]), q * (lp.mass / lp.totals[1])
+    A, (s1, s2) = energy.rank_one(mu, nu / lp.mass), energy.squares(mu, nu)
+    lin = 0.0 if M is None or lp.forbidden else w_lin * float(mu @ (M @ nu)) / lp.mass
+    E = energy.w * float(mu @ s1 + nu @ s2 + energy.kappa * (mu @ (A @ nu)) / lp.mass)
+    return Point(None, A, mu, nu, s1, s2, lin, E)
+
+
+def _given_start(be: Any, energy: Energy, M: np.ndarray | None, T0: np.ndarray, w_lin: float) -> Point:
+    code = np.flatnonzero(T0)
+    x = T0.ravel()[code]
+    A = energy.product(code, x)
+    mu, nu, on_M, cross = be.plan_sums(code, x, M, A)
+    s1, s2 = energy.squares(mu, nu)
+    E = energy.w * float(mu @ s1 + nu @ s2 + energy.kappa * cross)
+    return Point(Mixture.vertex((code, x, mu, nu), w_lin * on_M, E), A, mu, nu, s1, s2, w_lin * on_M, E)
+
+
+def _compiled(
+    be: Any,
+    lp: Any,
+    energy: Energy,
+    M: np.ndarray | None,
+    p: np.ndarray,
+    q: np.ndarray,
+    w_lin: float,
+    tol: float,
+    max_iter: int,
+    G: np.ndarray,
+) -> tuple[int, np.ndarray, Codes, np.ndarray, Point, Step]:
+    """The whole steps of a small problem in one call: why it ended, history, the vertex, the point, the last certificate."""
+    reason, table, on_vertex, code, x, A, mu, nu, s1, s2, lin, E, top, slope, program = be.descend(
+        M, *energy.arrays(), p, q, lp.mass, w_lin, energy.w, energy.kappa, tol, max_iter, *lp.arrays(), G
+    )
+    low = lp.adopt(G, program)
+    at = Point(Mixture.vertex((code, x, mu, nu), lin, E) if on_vertex else None, A, mu, nu, s1, s2, lin, E)
+    return reason, table, code, x, at, Step(top, slope, -low * lp.mass, at.target(tol, lp.mass * top, energy.w))
+
+
+def _blend(be: Any, energy: Energy, lp: Any, at: Point, to: Point, atom: Atom, step: float, target: float) -> Point:
+    """The point a share `step` of the way, or lower still with the best weights of all vertices so far."""
+    T = at.mixture()
+    cross = [energy.pairing(V[0], V[1], to.s1, to.s2, to.A) for V in T.atoms]
+    T.add(atom, step, to.lin, [*cross, to.E])
+    A = at.A  # this point's own: the last product is that of `to`
+    A *= 1.0 - step
+    A += step * to.A
+    if len(T.w) > 2:  # with two the line search has done it
+        w = be.active_weights(T.H, T.c, T.w, 0.1 * target, 1000 * len(T.w))
+        if np.abs(w - T.w).max() > EPS:
+            A = energy.product(*T.reweight(w), A=A)
+    mu, nu = T.marginals()
+    return Point(T, A, mu, nu, *energy.squares(mu, nu), float(T.c @ T.w), float(T.w @ T.H @ T.w))
 
 
 def _linear(be: Any, lp: Any, M: np.ndarray | None, w_lin: float, G: np.ndarray, tol: float) -> Exact:
     """Linear optimal transport: one program, whose plan has no gap."""
-    G[:] = 0.0 if M is None else w_lin * M
-    top = float(max(G.max(), -G.min()))
+    if M is None:
+        G[:] = 0.0
+    else:
+        np.multiply(M, w_lin, out=G)
     if lp.forbidden and M is not None:
         top = float(np.abs(G[M < FORBIDDEN_FROM]).max(initial=0.0))
         G[M >= FORBIDDEN_FROM] = FORBIDDEN
+    else:
+        top = float(max(G.max(), -G.min()))
     code, x, low = lp(G, top)
     value, rounding = w_lin * be.plan_sums(code, x, M, G)[2], -low * lp.mass
     status = "converged" if rounding <= tol * abs(value) + lp.noise else "max_iter"
-    return _result(lp, code, x, G, (0.0, rounding), (value, 0.0), [(value, 0.0)], 1, status)
+    table = np.array([(value, 0.0)])
+    plan = np.zeros(G.shape)
+    plan.reshape(-1)[code] = x
+    return _exact(lp, plan, G, Step(top, 0.0, rounding, 0.0), (value, 0.0), table, status)
 
 
 def _result(
-    lp: Any,
-    code: Codes,
-    x: np.ndarray,
-    G: np.ndarray,
-    certificate: tuple[float, float],
-    values: tuple[float, float],
-    history: list[tuple[float, float]],
-    iterations: int,
+    be: Any, lp: Any, energy: Energy, at: Point, M: np.ndarray | None, w_lin: float, G: np.ndarray, step: Step, table: np.ndarray,
     status: str,
+) -> Exact:  # fmt: skip
+    code, x = at.mixture().entries()
+    values = w_lin * be.plan_sums(code, x, M, G)[2], energy.value(code, x, at.E, at.size(energy.w))
+    return _exact(lp, energy.scatter(code, x), G, step, values, table, status)
+
+
+def _exact(
+    lp: Any, plan: np.ndarray, G: np.ndarray, step: Step, values: tuple[float, float], table: np.ndarray, status: str
 ) -> Exact:
-    plan = np.zeros(G.shape)
-    plan.flat[code] = x
-    f, g, h = lp.duals()
-    table = np.array(history, dtype=float).reshape(-1, 2)
-    return Exact(plan, f, g, h, G, *certificate, *values, table, iterations, lp.rounds, iterations, status)
-
-
-def _parts(C: Any) -> list[np.ndarray]:
-    """Symmetric and, where there is one, skew part."""
-    X = np.ascontiguousarray(C.array[0])
-    return [X] if C.is_symmetric else [(X + X.T) / 2.0, (X - X.T) / 2.0]
+    n, (f, g, h) = max(len(table), 1), lp.duals()
+    gap = max(step.slope, 0.0)
+    return Exact(plan, f, g, h, G, step.top, gap, step.rounding, *values, table, n, lp.rounds, n, status)
 
 
 def _combine(codes: list[Codes], entries: list[np.ndarray]) -> tuple[Codes, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The linear programs of the exact solver: few arcs, certified on all pairs."""
+"""The linear programs of the exact solver: from marginal rules to a transport problem with dummies, and back to duals."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 from ..marginals import Marginals
 
 FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29  # as in the kernels: a pair of the latter cost or more may carry no mass
-ALL_ARCS_UP_TO = 1100  # pairs: below, choosing arcs takes longer than it saves
-K_COLD, K_WARM, K_ADD = 16, 8, 16  # nearest arcs of each row and column: first program, later ones; of each violated row
 EPS = float(np.finfo(np.float64).eps)
 EMPTY = (np.zeros(0, np.int64), np.zeros(0))
 
@@ -23,8 +21,8 @@ class LinearProgram:
     """min <G,T> over T1 = p, T'1 = q, or over T1 <= p, T'1 <= q, with sum T = mass or any mass; exact for any sign of G.
 
     Unmatched mass flows through a dummy column (from the rows) and a dummy row (to the columns) at cost zero. There is no arc
-    between the two where the mass is fixed, so it is right whatever G is. Each call starts from the potentials and the
-    support of the one before.
+    between the two where the mass is fixed, so it is right whatever G is. Each call starts from the basis of the one
+    before.
     """
 
     def __init__(
@@ -53,47 +51,35 @@ class LinearProgram:
             a, b = a * self.scale, b * self.scale
         else:
             a, b = a * (self.scale * (m + slack_p) / P), b * (self.scale * (m + slack_q) / Q)  # one total to the last digit
-        self.shape = n, k = len(a), len(b)
-        small = n * k <= ALL_ARCS_UP_TO
-        self.stairs = _staircase(a, b) if self.forbidden or not small else EMPTY[0]
-        self.a = np.append(a, self.scale * slack_q) if slack_q else a
-        self.b = np.append(b, self.scale * slack_p) if slack_p else b
-        rows = [np.arange(n if slack_p else 0), np.full(k + free if slack_q else 0, n)]
-        cols = [np.full(n if slack_p else 0, k), np.arange(k + free if slack_q else 0)]
-        self.dummies = (np.concatenate(rows), np.concatenate(cols)) if slack_p or slack_q else (EMPTY[0], EMPTY[0])
-        self.all_arcs: Codes | None = None
-        if small:
-            if self.forbidden and M is not None:
-                self.all_arcs = np.union1d(np.flatnonzero(M < FORBIDDEN_FROM), self.stairs)
-            else:
-                self.all_arcs = np.arange(n * k)
-        self.u, self.v, (self.support, self.flow) = np.zeros(0), np.zeros(0), EMPTY
-        self.potentials = self.u, self.v  # of all nodes, dummies included
+        self.shape, self.spare = (len(a), len(b)), (slack_p > 0, slack_q > 0)
+        self.basis = be.lp_basis(a, b, self.scale * m, *self.spare, free)
+        self.potentials = np.zeros(0), np.zeros(0)  # of all nodes, dummies included
+        self.support, self.flow = EMPTY
         self.rounds, self.noise = 0, 0.0
 
     def __call__(self, G: np.ndarray, top: float) -> tuple[Codes, np.ndarray, float]:
         """Vertex D that minimises <G,D>, top = max|G|: sorted codes, entries, and the smallest reduced cost (or 0)."""
-        be, (n, m) = self.be, self.shape
-        arcs, start = self._arcs(G, top), None
-        wall = 2.0 * (n + m + 2) * top + 1.0  # above the cost of any cycle: such arcs are used only where nothing else is
-        # the potentials of the simplex are exact up to a few roundings of the costs along a path of its tree
-        limit = -4.0 * EPS * (n + m) * (wall if self.forbidden else top)
-        while True:
-            i, j, x, u, v = be.sparse_lp(self.a, self.b, *be.lp_arcs(G, arcs, *self.dummies, wall), start)
-            start, self.rounds = (u, v), self.rounds + 1
-            self.u, self.v, self.potentials = u[:n], v[:m], start
-            new, low = be.lp_violated(G, self.u, self.v, K_ADD, limit)
-            if arcs is self.all_arcs or len(new) == 0:
-                break
-            more = _union(arcs, new)
-            if len(more) == len(arcs):
-                break
-            arcs = more
-        code, x = be.lp_flow(i, j, x, n, m)
+        return self._take(G, *self.be.lp_solve(self.basis, G, top))
+
+    def _take(
+        self, G: np.ndarray, code: Codes, x: np.ndarray, u: np.ndarray, v: np.ndarray, low: float, limit: float, reads: int
+    ) -> tuple[Codes, np.ndarray, float]:
+        self.potentials, self.rounds = (u, v), self.rounds + reads
         if self.forbidden:
             code, x = self._allowed(code, x, G.reshape(-1))
         self.support, self.flow, self.noise = code, x / self.scale, -limit * self.mass
         return code, self.flow, low
+
+    def arrays(self) -> tuple[Any, ...]:
+        """What the compiled loop needs to solve these programs itself."""
+        s = self.basis
+        return 0, s.weights[:0], s.a, s.b, s.mass, s.corner, s.tree, s.flow, s.pi, s.weights, s.unit, self.scale
+
+    def adopt(self, G: np.ndarray, program: tuple[Any, ...]) -> float:
+        """Take over the last program of the compiled loop; its smallest reduced cost."""
+        code, x, low, limit, reads = program
+        rows = len(self.basis.a)
+        return self._take(G, code, x * self.scale, self.basis.pi[:rows], self.basis.pi[rows:], low, limit, reads)[2]
 
     def duals(self) -> Duals:
         """(f, g, h) of the last program, with f, g <= 0 on capped sides."""
@@ -117,15 +103,6 @@ class LinearProgram:
             f, g, h = (f, g + h, 0.0) if row_cap else (f + h, g, 0.0)
         return np.minimum(f, 0.0) if row_cap else f, np.minimum(g, 0.0) if col_cap else g, h
 
-    def _arcs(self, G: np.ndarray, top: float) -> Codes:
-        if self.all_arcs is not None:
-            return self.all_arcs
-        if len(self.u) == 0:
-            u, v = self.be.lp_reduce(G, top)
-            return self.be.lp_candidates(G, u, v, K_COLD, self.stairs)  # type: ignore[no-any-return]
-        extra = np.concatenate((self.stairs, self.support))
-        return self.be.lp_candidates(G, self.u, self.v, K_WARM, extra)  # type: ignore[no-any-return]
-
     def _allowed(self, code: Codes, x: np.ndarray, flat: np.ndarray) -> tuple[Codes, np.ndarray]:
         good = flat[code] < FORBIDDEN_FROM
         if x[~good].sum() > 1e-12 * self.scale * self.mass:
@@ -136,7 +113,8 @@ class LinearProgram:
 class NearestPartner:
     """The linear program of a semi-relaxed problem, one hard side and one free: each point goes to its cheapest partner."""
 
-    def __init__(self, p: np.ndarray, q: np.ndarray, marginals: Marginals, M: np.ndarray | None) -> None:
+    def __init__(self, be: Any, p: np.ndarray, q: np.ndarray, marginals: Marginals, M: np.ndarray | None) -> None:
+        self.be = be
         self.by_row = marginals.tau[0] != 0.0
         self.weights = p if self.by_row else q
         self.shape, self.totals = (len(p), len(q)), (float(p.sum()), float(q.sum()))
@@ -147,15 +125,28 @@ class NearestPartner:
     def __call__(self, G: np.ndarray, top: float) -> tuple[Codes, np.ndarray, float]:
         """Vertex that minimises <G,D>, as in `LinearProgram`."""
         (n, m), self.rounds = self.shape, self.rounds + 1
-        if self.by_row:
-            code = np.arange(n) * m + G.argmin(1)
-        else:
-            code = G.argmin(0) * m + np.arange(m)
+        near = self.be.lp_nearest(G, self.by_row)
+        code = np.arange(n) * m + near if self.by_row else near * m + np.arange(m)
         self.low = G.ravel()[code]
         if self.low.max() >= FORBIDDEN_FROM:
             raise ValueError("a point of the hard side has no allowed partner: allow more pairs")
         order = np.argsort(code)
         return code[order], self.weights[order], 0.0
+
+    def arrays(self) -> tuple[Any, ...]:
+        """What the compiled loop needs to solve these programs itself."""
+        none = np.zeros(0, np.int64)
+        tree, real = np.zeros((5, 0), np.int32), np.zeros(0)
+        return 1 if self.by_row else 2, self.weights, none, none, 0, False, tree, none, real, real, 1.0, 1.0
+
+    def adopt(self, G: np.ndarray, program: tuple[Any, ...]) -> float:
+        """Take over the last program of the compiled loop; its smallest reduced cost."""
+        code, reads = program[0], program[4]
+        point = code // self.shape[1] if self.by_row else code % self.shape[1]
+        self.low = np.empty(len(self.weights))
+        self.low[point] = G.ravel()[code]
+        self.rounds += reads
+        return 0.0
 
     def duals(self) -> Duals:
         """The cheapest cost of each point of the hard side; nothing on the free side."""
@@ -170,7 +161,7 @@ def linear_program(be: Any, p: np.ndarray, q: np.ndarray, marginals: Marginals, 
     if marginals.tau == (0.0, 0.0):
         raise ValueError("both sides are free: without mass to transport the plan is zero")
     if 0.0 in marginals.tau:
-        return NearestPartner(p, q, marginals, M)
+        return NearestPartner(be, p, q, marginals, M)
     return LinearProgram(be, p, q, marginals, mass, M)
 
 
@@ -182,18 +173,3 @@ def _mass(P: float, Q: float, marginals: Marginals, mass: float | None) -> float
     if not 0.0 < m <= min(P, Q) * (1.0 + 1e-9):
         raise ValueError(f"mass {m} must be positive and not above min(sum p, sum q) = {min(P, Q)}")
     return min(m, P, Q) if any(marginals.capped) else m
-
-
-def _staircase(a: np.ndarray, b: np.ndarray) -> Codes:
-    """Arcs of the north-west corner plan of a and b brought to one total; the plan of any smaller mass fits in as well."""
-    n, m = len(a), len(b)
-    row = np.argsort(np.concatenate((np.cumsum(a) / a.sum(), np.cumsum(b) / b.sum())), kind="stable") < n
-    r: np.ndarray = np.cumsum(row) - row
-    c: np.ndarray = np.cumsum(~row) - ~row
-    return np.unique(np.minimum(r, n - 1) * m + np.minimum(c, m - 1))
-
-
-def _union(a: Codes, b: Codes) -> Codes:
-    """Sorted union of sorted codes; the stable sort merges the two runs in linear time."""
-    both = np.sort(np.concatenate((a, b)), kind="stable")
-    return both[np.concatenate(([True], both[1:] != both[:-1]))]

@@ -113,7 +113,7 @@ def _monotone(problem: Problem, reverse: bool) -> Any:
 
 
 def _random(problem: Problem, rng: np.random.Generator) -> Any:
-    """The product plan with log-normal noise (of the host: the same on every backend), brought back to the marginals by scalings."""
+    """The product plan with log-normal noise (the same everywhere), brought back to the marginals by a few scalings."""
     xp = problem.be.xp
     T = problem.p[:, :, None] * problem.q[:, None, :] * xp.asarray(np.exp(2.0 * rng.standard_normal(problem.shape)))
     for _ in range(10):

@@ -18,10 +18,10 @@ from .. import inner
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from . import _source
 
-THREADS = 512  # most threads of a block
 SEGMENT, TILE, WINDOW_FROM = 32, 64, 33  # of structured.cu: points of a segment, lines of a block; widest band entry by entry + 1
 KEPT = 256  # small arrays of the host that are kept on the device
-_COLUMNS = re.compile(r"_rows<\w+, (\d+)>")
+_COLUMNS = re.compile(r"_rows<\w+, (\d+), \d+>")
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _DTYPES = {"double": np.float64, "float": np.float32, "i64": np.int64, "bool": np.bool_}
 
 
@@ -34,12 +34,18 @@ def _signature(file: str, kernel: str) -> tuple[str, ...]:
 
 
 class Gpu:
-    """The primitives on arrays of `cp`, which is CuPy or stands for it; `threads` limits a block (for tests)."""
+    """The primitives on arrays of `cp`, which is CuPy or stands for it.
+
+    `compiled` makes plain code over the numbers of each problem fast, without it that is left to the interpreter; `threads` is
+    the most of a block, for tests.
+    """
 
     name = "cupy"
+    factors = False  # the diagonal preconditions Newton systems here
 
-    def __init__(self, cp: Any, threads: int = THREADS) -> None:
+    def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS) -> None:
         self.cp, self.xp, self.threads = cp, cp, threads
+        self.compiled = compiled or (lambda function: function)
         self.ascend = inner.interpreted(self)
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
@@ -51,21 +57,17 @@ class Gpu:
         return np.asarray(self.cp.asnumpy(x) if isinstance(x, self.cp.ndarray) else x)
 
     def device(self, x: Any, dtype: Any = None) -> Any:
-        """An array of the host on the device, kept by value on the stream in use; device arrays as they are."""
+        """An array of the host on the device, kept by value for the device and stream in use; device arrays as they are."""
         if isinstance(x, self.cp.ndarray):
             return x
         x = np.ascontiguousarray(x, dtype)
-        key = x.dtype.str, x.shape, x.tobytes(), self.cp.cuda.get_current_stream().ptr
+        cuda = self.cp.cuda
+        key = x.dtype.str, x.shape, x.tobytes(), cuda.Device().id, cuda.get_current_stream().ptr
         if key not in self._kept:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
             self._kept[key] = self.cp.asarray(x)
         return self._kept[key]
-
-    @staticmethod
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Plain code over the numbers of each problem, left to the interpreter."""
-        return function
 
     def matmul(self, A: Any, B: Any, out: Any = None) -> Any:
         """Stacked matrix products by cuBLAS."""
@@ -75,7 +77,7 @@ class Gpu:
         """Compiled when first used, with the other kernels of its file, type and number of columns."""
         if expression not in self._kernels:
             cols = _COLUMNS.findall(expression)
-            together = [x for x in _source.expressions(file, real) if _COLUMNS.findall(x) == cols]
+            together = [x for x in _source.expressions(file, real, self.threads) if _COLUMNS.findall(x) == cols]
             module = self.cp.RawModule(code=_source.code(file), options=("-std=c++17",), name_expressions=together)
             for name in together:
                 self._kernels.setdefault(name, module.get_function(name))
@@ -150,12 +152,8 @@ class Gpu:
         high, out = self.cp.empty_like(s.part), self.cp.empty((B, m))
         state = s.rows, s.cols, s.vals, s.size, on
         file = "kernel.cu"
-        self._launch(
-            file, "column_logsums<{real}>", L, (B * blocks, chunks), threads, L, *state, high, s.part, blocks, n, m
-        )
-        self._launch(
-            file, "column_logsums_join<{real}>", L, (B, chunks), threads, high, s.part, *state, out, blocks, n, m
-        )
+        self._launch(file, "column_logsums<{real}>", L, (B * blocks, chunks), threads, L, *state, high, s.part, blocks, n, m)
+        self._launch(file, "column_logsums_join<{real}>", L, (B, chunks), threads, high, s.part, *state, out, blocks, n, m)
         return out
 
     def kernel(self, L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no-untyped-def]
@@ -176,14 +174,15 @@ class Gpu:
         """Threads for `count` items: whole warps."""
         return min(most, self.threads, -(-count // 32) * 32)
 
-    def _shape(self, m: int, dtype: Any) -> tuple[int, int]:
-        """Threads of a block and columns of a thread for the fused read; 0 columns where they do not fit into registers."""
+    def _shape(self, m: int, dtype: Any) -> tuple[int, dict[str, int]]:
+        """Threads of a block and the kernel for the fused read; 0 columns a thread where they do not fit into registers."""
         threads = self._round(-(-m // 4), self.threads)
         need = -(-m // threads)
         kept = _source.COLUMNS["float" if dtype == np.float32 else "double"]
-        return threads, min((x for x in kept if x >= need), default=0)
+        cols = min((x for x in kept if x >= need), default=0)
+        return threads, {"cols": cols, "fixed": _source.fixed(cols, threads)}
 
-    def _columns(self, name: str, like: Any, s: Scaling, *args: Any, on: np.ndarray) -> None:
+    def _columns(self, name: str, like: Any, s: Scaling, *args: Any) -> None:
         """A kernel with a thread for each column."""
         B, m = s.v.shape
         threads = self._round(m, 256)
@@ -192,43 +191,46 @@ class Gpu:
     def sweep(self, K: Any, s: Scaling, on: np.ndarray) -> None:
         B, n, m = K.shape
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
-        self._columns("column_factors<{real}>", K, s, *state, s.v, on, n, m, on=on)
-        threads, cols = self._shape(m, K.dtype)
-        rest = s.v, s.part, s.sums, on, blocks, n, m
-        self._launch("scaling.cu", "sweep_rows<{real}, {cols}>", K, (B * blocks,), threads, K, *state, *rest, cols=cols)
+        self._columns("column_factors<{real}>", K, s, *state, s.v, on, n, m)
+        threads, choice = self._shape(m, K.dtype)
+        rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
+        self._launch("scaling.cu", "sweep_rows<{real}, {cols}, {fixed}>", K, (B * blocks,), threads, *rows, **choice)
         threads = self._round(m, 512 if m <= self.threads else 256)
         chunks = -(-m // threads)
         part_c = self.cp.empty((B, chunks, 4))
-        rest = s.v, s.part, s.sums, part_c, on, blocks, n, m
-        self._launch("scaling.cu", "sweep_columns<{real}>", K, (chunks, B), threads, *state, *rest)
+        columns = s.v, s.part, s.sums, part_c, on, blocks, n, m
+        self._launch("scaling.cu", "sweep_columns<{real}>", K, (chunks, B), threads, *state, *columns)
         if chunks > 1:
-            rest = s.sums, part_c, chunks, on, blocks, n, m
-            self._launch("scaling.cu", "sweep_numbers", K, (B,), self._round(256, 256), *state, *rest)
+            numbers = s.sums, part_c, chunks, on, blocks, n, m
+            self._launch("scaling.cu", "sweep_numbers", K, (B,), self._round(256, 256), *state, *numbers)
 
     def _fold(self, K: Any, s: Scaling, on: np.ndarray) -> tuple[Any, int]:
         """Room for a number a column, with the sums over blocks of rows in it where those are many; and whether they are."""
         B, n, m = K.shape
         folded, many = self.cp.empty((B, m + 1)), int(m > self.threads)
         if many:
-            self._columns("fold<{real}>", K, s, s.part, s.size, on, folded, s.part.shape[1], m, on=on)
+            self._columns("fold<{real}>", K, s, s.part, s.size, on, folded, s.part.shape[1], m)
         return folded, many
 
     def newton(self, K: Any, s: Scaling, on: np.ndarray) -> None:
         B, n, m = K.shape
         blocks, state, threads = s.part.shape[1], (s.rows, s.cols, s.vals, s.size), self._round(m, 256)
-        args = K, *state, s.v, s.part, s.sums, on, blocks, n, m
-        self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *args)
-        args = *state, s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
-        self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *args)
+        rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
+        self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *rows)
+        rest = s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
+        self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *state, *rest)
+
+    def factor(self, K: Any, s: Scaling, on: np.ndarray) -> np.ndarray:
+        return np.zeros(len(on), int)
 
     def cg(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
         B, n, m = K.shape
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
         vd = self.cp.empty_like(s.v)
-        self._columns("direction_factors<{real}>", K, s, *state, s.v, vd, on, n, m, on=on)
-        threads, cols = self._shape(m, K.dtype)
+        self._columns("direction_factors<{real}>", K, s, *state, s.v, vd, on, n, m)
+        threads, choice = self._shape(m, K.dtype)
         rest = vd, s.part, s.sums, on, blocks, n, m
-        self._launch("scaling.cu", "cg_rows<{real}, {cols}>", K, (B * blocks,), threads, K, *state, *rest, cols=cols)
+        self._launch("scaling.cu", "cg_rows<{real}, {cols}, {fixed}>", K, (B * blocks,), threads, K, *state, *rest, **choice)
         args = *state, s.v, s.part, s.sums, *self._fold(K, s, on), stop, on, blocks, n, m
         self._launch("scaling.cu", "cg_columns<{real}>", K, (B,), self._round(m + 1, 512), *args)
 
@@ -301,8 +303,8 @@ class Gpu:
 
 
 @cache
-def backend() -> Gpu:
-    """The backend on the real CuPy; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
+def backend(compiled: Compiler | None = None) -> Gpu:
+    """The backend on CuPy itself; an ImportError or RuntimeError says what is missing: the wheel, the driver or the device."""
     try:
         import cupy
     except ModuleNotFoundError as error:
@@ -321,4 +323,4 @@ def backend() -> Gpu:
         raise RuntimeError(f"backend 'cupy' finds {what} ({text})") from error
     if count == 0:
         raise RuntimeError("backend 'cupy' finds no CUDA device")
-    return Gpu(cupy)
+    return Gpu(cupy, compiled)

@@ -13,11 +13,18 @@ from .. import _protocol as ix
 
 FOLDER = Path(__file__).parent / "cuda"
 REALS = ("float", "double")
+THREADS = 512  # most threads of a block
 COLUMNS = {"float": (1, 2, 4, 8, 16, 0), "double": (1, 2, 4, 8, 0)}  # columns of a thread; 0: more than registers hold
 # Kernels of each file, with the most registers a thread may take on any architecture. {real}, {cols}, {kind}, {axis}: one
 # kernel for each type, number of columns, kind of scan and direction
 KERNELS = {
-    "gradient.cu": {"gradient<{real}>": 128, "gradient_sums": 64, "roughness<{real}>": 96, "spread<{real}>": 64, "block_sums": 40},
+    "gradient.cu": {
+        "gradient<{real}>": 128,
+        "gradient_sums": 64,
+        "roughness<{real}>": 96,
+        "spread<{real}>": 64,
+        "block_sums": 40,
+    },
     "kernel.cu": {
         "column_logsums<{real}>": 64,
         "column_logsums_join<{real}>": 64,
@@ -26,14 +33,14 @@ KERNELS = {
     },
     "scaling.cu": {
         "column_factors<{real}>": 64,
-        "sweep_rows<{real}, {cols}>": 128,
+        "sweep_rows<{real}, {cols}, {fixed}>": 128,
         "sweep_columns<{real}>": 128,
         "sweep_numbers": 64,
         "fold<{real}>": 40,
         "newton_rows<{real}>": 64,
         "newton_columns<{real}>": 96,
         "direction_factors<{real}>": 40,
-        "cg_rows<{real}, {cols}>": 128,
+        "cg_rows<{real}, {cols}, {fixed}>": 128,
         "cg_columns<{real}>": 128,
     },
     "columns.cu": {"anderson": 200, "trial": 64, "marginal_sums": 96},
@@ -67,15 +74,21 @@ def code(file: str) -> str:
     return "\n".join(parts)
 
 
-def expressions(file: str, real: str | None = None) -> dict[str, int]:
+def fixed(cols: int, threads: int) -> int:
+    """Threads of the fused read where its kernel is made for their number; many columns a thread come with all threads only."""
+    return threads if cols >= 8 else 0
+
+
+def expressions(file: str, real: str | None = None, threads: int = THREADS) -> dict[str, int]:
     """Every kernel of a file as a C++ expression, with its register ceiling; those of one type, or all."""
     found = {}
     for pattern, registers in KERNELS[file].items():
         for one in REALS if real is None else (real,):
             for cols in COLUMNS[one] if "{cols}" in pattern else ("",):
+                size = fixed(cols, threads) if isinstance(cols, int) else 0
                 for kind in KINDS if "{kind}" in pattern else ("",):
                     for axis in AXES if "{axis}" in pattern else ("",):
-                        found[pattern.format(real=one, cols=cols, kind=kind, axis=axis)] = registers
+                        found[pattern.format(real=one, cols=cols, fixed=size, kind=kind, axis=axis)] = registers
     return found
 
 

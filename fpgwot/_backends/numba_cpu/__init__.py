@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 
 from .. import inner
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
-from ..network_simplex import sparse_lp  # noqa: F401
 from . import loop as _loop
 from . import scaling as _k
 from ._jit import jit as compiled  # noqa: F401
+from .descent import descend  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,
+    add_laplacians,
     fgw_gradient,
-    lp_arcs,
-    lp_candidates,
-    lp_flow,
-    lp_reduce,
-    lp_violated,
+    lp_nearest,
+    plan_changes,
     plan_energy,
     plan_pairing,
     plan_sums,
     product_factors,
     square_matvec,
 )
+from .simplex import lp_basis, lp_solve  # noqa: F401
 from .structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
 
 name = "numba"
 xp = np
 matmul = np.matmul
 host = np.asarray
+factors = True
 LARGE = 1_000_000  # entries from which the inner loop is left to the interpreter: it costs nothing there, and can be interrupted
 
 
@@ -85,11 +84,17 @@ def anderson(s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
 
 
 def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
-    _k.newton(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, on)
+    _k.newton(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, s.factor, on)
+
+
+def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
+    built = np.zeros(len(on), np.int64)
+    _k.factor(K, s.rows, s.cols, s.vals, s.size, s.v, s.factor, on, built)
+    return built
 
 
 def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
-    _k.cg(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, stop, on)
+    _k.cg(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, s.part, s.sums, s.factor, stop, on)
 
 
 def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
@@ -100,13 +105,15 @@ def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
     _k.plan(_work(K, on), K, s.rows, s.cols, s.vals, s.size, s.v, on)
 
 
-def ascend(K: np.ndarray, s: Scaling, target: Any, feasible: Any, steps: int, slack: float, on: np.ndarray) -> np.ndarray:
+def ascend(  # type: ignore[no-untyped-def]
+    K: np.ndarray, s: Scaling, target, feasible, steps: int, slack: float, spent: np.ndarray, on: np.ndarray
+) -> np.ndarray:
     busy, entries = int(np.count_nonzero(on)), K.shape[1] * K.shape[2]
     if entries > LARGE:
-        return np.asarray(_interpreted(K, s, target, feasible, steps, slack, on))
-    state = s.rows, s.cols, s.vals, s.size, s.v, s.hist, s.part, s.sums
+        return np.asarray(_interpreted(K, s, target, feasible, steps, slack, spent, on))
+    state = s.rows, s.cols, s.vals, s.size, s.v, s.hist, s.part, s.sums, s.factor
     run = _loop.problems if busy > 1 else _loop.alone
-    return np.asarray(run(busy * entries, K, *state, target, feasible, steps, slack, on))
+    return np.asarray(run(busy * entries, K, *state, target, feasible, steps, slack, spent, on))
 
 
 _interpreted = inner.interpreted(sys.modules[__name__])

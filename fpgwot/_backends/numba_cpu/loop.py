@@ -26,11 +26,18 @@ def _anderson(s, restart, on):  # type: ignore[no-untyped-def]
 
 
 def _newton(K, s, on):  # type: ignore[no-untyped-def]
-    newton(K, s[0], s[1], s[2], s[3], s[4], s[6], s[7], on)  # type: ignore[name-defined]  # noqa: F821
+    newton(K, s[0], s[1], s[2], s[3], s[4], s[6], s[7], s[8], on)  # type: ignore[name-defined]  # noqa: F821
+
+
+@jit
+def _factor(K, s, on):  # type: ignore[no-untyped-def]
+    built = np.zeros(len(on), np.int64)
+    k.factor(K, s[0], s[1], s[2], s[3], s[4], s[8], on, built)
+    return built
 
 
 def _cg(K, s, stop, on):  # type: ignore[no-untyped-def]
-    cg(K, s[0], s[1], s[2], s[3], s[4], s[6], s[7], stop, on)  # type: ignore[name-defined]  # noqa: F821
+    cg(K, s[0], s[1], s[2], s[3], s[4], s[6], s[7], s[8], stop, on)  # type: ignore[name-defined]  # noqa: F821
 
 
 def _trial(s, a, on):  # type: ignore[no-untyped-def]
@@ -55,19 +62,19 @@ def _compiled(form: str) -> Any:
     for function in (_sweep, _anderson, _newton, _cg, _trial):
         name = function.__name__[1:]
         names[name] = jit(inner.bound(function, "_" + form, **{name: getattr(getattr(k, name), form)}))
-    return jit(inner.bound(inner.ascend, "_" + form, numbers=_numbers, forget=_forget, **names))
+    return jit(inner.bound(inner.ascend, "_" + form, numbers=_numbers, forget=_forget, factor=_factor, **names))
 
 
 _one = _compiled("serial")
 
 
-def _each(K, R, C, S, size, v, hist, part, sums, target, feasible, steps, slack, on):  # type: ignore[no-untyped-def]
+def _each(K, R, C, S, size, v, hist, part, sums, factor, target, feasible, steps, slack, spent, on):  # type: ignore[no-untyped-def]
     passes = np.zeros(len(on), np.int64)
     for b in prange(len(on)):
         if on[b]:
             c = b + 1
-            s = (R[b:c], C[b:c], S[b:c], size[b:c], v[b:c], hist[b:c], part[b:c], sums[b:c])
-            passes[b] = _one(K[b:c], s, target[b:c], feasible[b:c], steps, slack, on[b:c])[0]
+            s = (R[b:c], C[b:c], S[b:c], size[b:c], v[b:c], hist[b:c], part[b:c], sums[b:c], factor[b:c])
+            passes[b] = _one(K[b:c], s, target[b:c], feasible[b:c], steps, slack, spent[b:c], on[b:c])[0]
     return passes
 
 
@@ -76,8 +83,8 @@ class _Loop(Kernel):
         return max(float(result.sum()) / max(int(np.count_nonzero(result)), 1), 1.0)
 
 
-def _shared(K, R, C, S, size, v, hist, part, sums, target, feasible, steps, slack, on):  # type: ignore[no-untyped-def]
-    return _together(K, (R, C, S, size, v, hist, part, sums), target, feasible, steps, slack, on)
+def _shared(K, R, C, S, size, v, hist, part, sums, factor, target, feasible, steps, slack, spent, on):  # type: ignore[no-untyped-def]
+    return _together(K, (R, C, S, size, v, hist, part, sums, factor), target, feasible, steps, slack, spent, on)
 
 
 _together = _compiled("parallel")

@@ -37,21 +37,23 @@ def _groups(n: int, k: int) -> int:
 
 # ---------------------------------------------------------------------------------------------- passes over the matrix
 @kernel
-def _gradient(M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_quad: float, G: np.ndarray) -> float:
+def _gradient(
+    M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_s: float, w_A: float, G: np.ndarray
+) -> float:
     n, m = G.shape
     blocks = (n + ROWS - 1) // ROWS
     top = np.zeros(blocks)
     for b in prange(blocks):
         x = 0.0
         for i in range(b * ROWS, min(n, (b + 1) * ROWS)):
-            g, c = G[i], 2.0 * w_quad * s1[i]
+            g, c = G[i], w_s * s1[i]
             if M is None:
                 for j in range(m):
-                    g[j] = c + 2.0 * w_quad * (s2[j] - 2.0 * A[i, j])
+                    g[j] = c + w_s * s2[j] + w_A * A[i, j]
                     x = max(x, abs(g[j]))
             else:
                 for j in range(m):
-                    t = w_lin * M[i, j] + c + 2.0 * w_quad * (s2[j] - 2.0 * A[i, j])
+                    t = w_lin * M[i, j] + c + w_s * s2[j] + w_A * A[i, j]
                     allowed = M[i, j] < FORBIDDEN_FROM
                     g[j] = t if allowed else FORBIDDEN
                     x = max(x, abs(t) if allowed else 0.0)
@@ -59,12 +61,14 @@ def _gradient(M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: floa
     return top.max()
 
 
-def fgw_gradient(M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_quad: float, G: np.ndarray) -> float:
-    """G <- w_lin M + 2 w_quad (s1 1' + 1 s2' - 2A), forbidden pairs at FORBIDDEN; returns max |G| of the others.
+def fgw_gradient(
+    M: Any, A: np.ndarray, s1: np.ndarray, s2: np.ndarray, w_lin: float, w_s: float, w_A: float, G: np.ndarray
+) -> float:
+    """G <- w_lin M + w_s (s1 1' + 1 s2') + w_A A, forbidden pairs at FORBIDDEN; returns max |G| of the others.
 
     M may be None: no such term. One read of each matrix.
     """
-    return float(_gradient(G.size // WORTH, M, A, s1, s2, w_lin, w_quad, G))
+    return float(_gradient(G.size // WORTH, M, A, s1, s2, w_lin, w_s, w_A, G))
 
 
 @jit
@@ -141,10 +145,8 @@ def _near_pairs(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int, limit: np.n
 
 
 @jit
-def _codes(take: np.ndarray, extra: np.ndarray) -> np.ndarray:
+def _codes(take: np.ndarray) -> np.ndarray:
     flat = take.reshape(-1)
-    for e in range(len(extra)):
-        flat[extra[e]] = True
     count = 0
     for c in range(len(flat)):
         count += flat[c]
@@ -161,93 +163,30 @@ def _codes(take: np.ndarray, extra: np.ndarray) -> np.ndarray:
     return codes
 
 
-def lp_candidates(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int, extra: np.ndarray) -> np.ndarray:
-    """Sorted codes of at least the k smallest reduced costs G - u - v of every row and column, and of all `extra`.
+def lp_candidates(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int) -> np.ndarray:
+    """Sorted codes of at least the k smallest reduced costs G - u - v of every row and column, forbidden pairs left out.
 
-    Forbidden pairs enter only through `extra`. Two reads of G; about 1.3 times as many codes as k neighbours have.
+    Two reads of G; about 1.3 times as many codes as k neighbours have.
     """
     limit = _column_limits(G.size // WORTH, G, u, v, k)
-    return _codes(_near_pairs(G.size // WORTH, G, u, v, k, limit), extra)  # type: ignore[no-any-return]
-
-
-@kernel
-def _violated(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int, limit: float) -> tuple[np.ndarray, float]:
-    n, m = G.shape
-    blocks = (n + ROWS - 1) // ROWS
-    near, low = np.full((n, k), -1, np.int64), np.zeros(blocks)
-    for block in prange(blocks):
-        val, x = np.empty(k), 0.0
-        for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
-            g, ui, b = G[i], u[i], np.inf
-            for j in range(m):
-                b = min(b, g[j] - v[j])
-            x = min(x, b - ui)
-            if b - ui < limit:
-                val[:] = np.inf
-                for j in range(m):
-                    r = g[j] - v[j] - ui
-                    if r < val[k - 1] and g[j] < FORBIDDEN_FROM:
-                        _insert(r, i * m + j, val, near[i])
-        low[block] = x
-    codes, t = np.empty(n * k, np.int64), 0
-    for i in range(n):
-        if near[i, 0] >= 0:
-            row = np.sort(near[i])
-            for s in range(k):
-                codes[t] = row[s]
-                t += row[s] >= 0
-    return codes[:t], low.min()
-
-
-def lp_violated(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int, limit: float) -> tuple[np.ndarray, float]:
-    """The dual certificate: sorted codes of the k nearest allowed pairs of each row with a reduced cost below `limit` (< 0).
-
-    Also the smallest reduced cost of all, or 0. Nearest ones, not only violated ones: fewer rounds follow. One read of G.
-    """
-    codes, low = _violated(G.size // WORTH, G, u, v, k, limit)
-    return codes, float(low)
-
-
-# ------------------------------------------------------------------------------------------------------ arcs and flows
-@jit
-def _arcs(
-    G: np.ndarray, codes: np.ndarray, rows: np.ndarray, cols: np.ndarray, wall: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    m, k, d = G.shape[1], len(codes), len(rows)
-    r, c, cost = np.empty(k + d, np.uint64), np.empty(k + d, np.uint64), np.empty(k + d)
-    i, end = -1, 0
-    for t in range(k):
-        if codes[t] >= end:
-            i = codes[t] // m
-            end = (i + 1) * m
-        j = codes[t] - i * m
-        r[t], c[t], cost[t] = i, j, min(G[i, j], wall)
-    r[k:], c[k:], cost[k:] = rows, cols, 0.0
-    return r, c, cost
-
-
-def lp_arcs(
-    G: np.ndarray, codes: np.ndarray, rows: np.ndarray, cols: np.ndarray, wall: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arcs of a linear program: sorted pairs at their cost, at most `wall`, then dummy arcs (rows, cols) at cost zero."""
-    return _arcs(G, codes, rows, cols, wall)  # type: ignore[no-any-return]
+    return _codes(_near_pairs(G.size // WORTH, G, u, v, k, limit))  # type: ignore[no-any-return]
 
 
 @jit
-def _flow(i: np.ndarray, j: np.ndarray, x: np.ndarray, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    code, y, t = np.empty(len(x), np.int64), np.empty(len(x)), 0
-    for a in range(len(x)):
-        r, c = np.int64(i[a]), np.int64(j[a])
-        if r < n and c < m and x[a] > 0.0:
-            code[t], y[t] = r * m + c, x[a]
-            t += 1
-    order = np.argsort(code[:t])
-    return code[order], y[order]
+def nearest_rows(G: np.ndarray) -> np.ndarray:
+    """Row of the smallest entry of each column."""
+    best, where = G[0].copy(), np.zeros(G.shape[1], np.int64)
+    for i in range(1, len(G)):
+        g = G[i]
+        for j in range(len(g)):
+            where[j] = i if g[j] < best[j] else where[j]
+            best[j] = min(best[j], g[j])
+    return where
 
 
-def lp_flow(i: np.ndarray, j: np.ndarray, x: np.ndarray, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted codes and entries of the flow between real points (i < n, j < m)."""
-    return _flow(i, j, x, n, m)  # type: ignore[no-any-return]
+def lp_nearest(G: np.ndarray, by_row: bool) -> np.ndarray:
+    """The cheapest partner of each row (or column): its column (row)."""
+    return G.argmin(1) if by_row else nearest_rows(G)
 
 
 # ------------------------------------------------------------------------------------------------ sums over a sparse plan
@@ -272,18 +211,18 @@ def plan_sums(code: np.ndarray, x: np.ndarray, M: Any, G: np.ndarray) -> tuple[n
 
 
 @jit
-def _pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray) -> float:
+def _pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray, kappa: float) -> float:
     m, y = A.shape[1], 0.0
     for t in range(len(code)):
         i = code[t] // m
         j = code[t] - i * m
-        y += x[t] * (s1[i] + s2[j] - 2.0 * A[i, j])
+        y += x[t] * (s1[i] + s2[j] + kappa * A[i, j])
     return y
 
 
-def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray) -> float:
-    """E(T, D) = <s1 1' + 1 s2' - 2A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
-    return float(_pairing(code, x, s1, s2, A))
+def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A: np.ndarray, kappa: float) -> float:
+    """E(T, D) = <s1 1' + 1 s2' + kappa A, D>: the bilinear form of the energy, from the products of T and the entries of D."""
+    return float(_pairing(code, x, s1, s2, A, kappa))
 
 
 @jit
@@ -309,6 +248,30 @@ def _changes(
             rows[i[t]], cols[j[t]] = 0, 0
             t += 1
     return i[:t], j[:t], d[:t], rows, cols
+
+
+def plan_changes(
+    code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, n: int, m: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and entries of D - D0 for sparse plans with sorted codes; changes at rounding are left out."""
+    return _changes(code, x, code0, x0, n, m)[:3]  # type: ignore[no-any-return]
+
+
+@jit
+def add_laplacians(code: np.ndarray, x: np.ndarray, weight: float, A: np.ndarray) -> None:
+    """A += weight (L D + D L') for a sparse plan D and the Laplacians L of the paths through rows and columns."""
+    n, m = A.shape
+    for t in range(len(code)):
+        i, y = code[t] // m, weight * x[t]
+        j = code[t] - i * m
+        for k in (i - 1, i + 1):
+            if 0 <= k < n:
+                A[i, j] += y
+                A[k, j] -= y
+        for k in (j - 1, j + 1):
+            if 0 <= k < m:
+                A[i, j] += y
+                A[i, k] -= y
 
 
 @jit

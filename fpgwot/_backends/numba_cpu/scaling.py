@@ -13,6 +13,8 @@ from .. import _protocol as ix
 from ._jit import jit, kernel
 from .elementary import exp, log
 
+NARROW = 256  # columns up to which 32 rows stay in the fastest cache
+
 # ------------------------------------------------------------------------------------------------- gradient and outer sums
 
 
@@ -253,46 +255,106 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on):  # type: igno
 # --------------------------------------------------------------------------------------------------------- one fused read
 
 
+# Entries are addressed as K[b, i, j], not through views of rows: each view costs two atomic reference counts.
+
+
 @jit
-def _dots4(K, i, last, v, mb, sums):  # type: ignore[no-untyped-def]
-    """Row products of up to 4 rows with v, in strips so that float32 sums stay short."""
-    sums[:] = 0.0
+def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
+    """sums[at:] <- row products of up to 4 rows with v, in strips so that float32 sums stay short."""
     if last - i == 4:
-        k0, k1, k2, k3 = K[i], K[i + 1], K[i + 2], K[i + 3]
+        d0 = d1 = d2 = d3 = 0.0
         for j0 in range(0, mb, 1024):
             s0 = s1 = s2 = s3 = K.dtype.type(0)
             for j in range(j0, min(j0 + 1024, mb)):
-                s0 += k0[j] * v[j]
-                s1 += k1[j] * v[j]
-                s2 += k2[j] * v[j]
-                s3 += k3[j] * v[j]
-            sums[0] += s0
-            sums[1] += s1
-            sums[2] += s2
-            sums[3] += s3
+                s0 += K[b, i, j] * v[j]
+                s1 += K[b, i + 1, j] * v[j]
+                s2 += K[b, i + 2, j] * v[j]
+                s3 += K[b, i + 3, j] * v[j]
+            d0 += s0
+            d1 += s1
+            d2 += s2
+            d3 += s3
+        sums[at], sums[at + 1], sums[at + 2], sums[at + 3] = d0, d1, d2, d3
     else:
         for k in range(i, last):
+            d0 = 0.0
             for j0 in range(0, mb, 1024):
                 s0 = K.dtype.type(0)
                 for j in range(j0, min(j0 + 1024, mb)):
-                    s0 += K[k, j] * v[j]
-                sums[k - i] += s0
+                    s0 += K[b, k, j] * v[j]
+                d0 += s0
+            sums[at + k - i] = d0
 
 
 @jit
-def _add4(K, i, last, a, mb, part):  # type: ignore[no-untyped-def]
-    """part += a' K over up to 4 rows."""
+def _add4(K, b, i, last, a, at, mb, part):  # type: ignore[no-untyped-def]
+    """part += a[at:]' K over up to 4 rows."""
     real = K.dtype.type
     if last - i == 4:
-        k0, k1, k2, k3 = K[i], K[i + 1], K[i + 2], K[i + 3]
-        a0, a1, a2, a3 = real(a[0]), real(a[1]), real(a[2]), real(a[3])
+        a0, a1, a2, a3 = real(a[at]), real(a[at + 1]), real(a[at + 2]), real(a[at + 3])
         for j in range(mb):
-            part[j] += (a0 * k0[j] + a1 * k1[j]) + (a2 * k2[j] + a3 * k3[j])
+            part[j] += (a0 * K[b, i, j] + a1 * K[b, i + 1, j]) + (a2 * K[b, i + 2, j] + a3 * K[b, i + 3, j])
     else:
         for k in range(i, last):
-            ak = real(a[k - i])
+            ak = real(a[at + k - i])
             for j in range(mb):
-                part[j] += ak * K[k, j]
+                part[j] += ak * K[b, k, j]
+
+
+# exp and log stand in loops of their own over local arrays: next to other arrays the compiler fears aliases, and stays scalar.
+
+
+@jit
+def _log_all(x, n, out):  # type: ignore[no-untyped-def]
+    for k in range(n):
+        out[k] = log(max(x[k], 1e-300))
+
+
+@jit
+def _exp_all(x, n, out):  # type: ignore[no-untyped-def]
+    for k in range(n):
+        out[k] = exp(x[k])
+
+
+@jit
+def _hard_rows(R, S, first, last, yh, sums, logs):  # type: ignore[no-untyped-def]
+    """Exact update of rows with a hard marginal, from their kernel sums: their dual, mass, and what they had to be cut short."""
+    cap, n = S[ix.CAP1], last - first
+    _log_all(sums, n, logs)
+    price = mass = short = 0.0
+    for k in range(n):
+        i = first + k
+        exact = min(R[ix.LOG_P, i] - logs[k] - yh, cap - R[ix.F, i])
+        x = min(exact, ix.DRIFT - yh)
+        R[ix.LU, i], logs[k] = x, x + yh
+        price += R[ix.P, i] * (R[ix.F, i] + x)
+        if exact > x and R[ix.F, i] + x < cap:
+            short += abs(R[ix.P, i] - np.exp(x + yh) * sums[k])
+    _exp_all(logs, n, logs)
+    for k in range(n):
+        row = logs[k] * max(sums[k], 1e-300)
+        R[ix.E, first + k], R[ix.ROW, first + k] = logs[k], row
+        mass += row
+    return price, mass, short
+
+
+@jit
+def _soft_rows(R, S, first, last, yh, sums, logs):  # type: ignore[no-untyped-def]
+    """The same for rows with a price tau."""
+    tau, n = S[ix.TAU1] / S[ix.EPS], last - first
+    rho = tau / (1 + tau)
+    _log_all(sums, n, logs)
+    price = mass = 0.0
+    for k in range(n):
+        i = first + k
+        x = min(_row_update(R[ix.LOG_P, i], logs[k] + yh, R[ix.F, i], rho, S[ix.CAP1]), ix.DRIFT - yh)
+        R[ix.LU, i] = x
+        row = np.exp(x + yh) * max(sums[k], 1e-300)
+        R[ix.E, i], R[ix.ROW, i] = np.exp(x + yh), row
+        mass += row
+        if tau > 0:
+            price -= tau * R[ix.P, i] * np.expm1(-(R[ix.F, i] + x) / tau)
+    return price, mass, 0.0
 
 
 @kernel
@@ -303,40 +365,33 @@ def sweep(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-d
     real = K.dtype.type
     for b in range(B):
         if on[b]:
+            scalings = np.empty(size[b, 1])
+            _exp_all(C[b, ix.Y], size[b, 1], scalings)
             for j in range(size[b, 1]):
-                v_[b, j] = real(exp(C[b, ix.Y, j]))
+                v_[b, j] = real(scalings[j])
     for item in prange(B * blocks):
         b, block = item // blocks, item % blocks
         if not on[b]:
             continue
         nb, mb = size[b]
         part, v, yh = part_[b, block], v_[b], C[b, ix.Y, m]
-        tau = S[b, ix.TAU1] / S[b, ix.EPS]
-        rho = tau / (1 + tau) if tau < np.inf else 1.0
-        sums, a = np.empty(4), np.empty(4)
+        rows, e, numbers, hard = R[b], R[b, ix.E], S[b], S[b, ix.TAU1] == np.inf
+        group = ix.ROWS if mb <= NARROW else 4  # rows whose entries are still in the cache for the second product
+        sums, logs = np.empty(ix.ROWS), np.empty(ix.ROWS)
         part[:] = real(0)
         price = mass = short = 0.0
-        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb), 4):
-            last = min(i + 4, min((block + 1) * ix.ROWS, nb))
-            _dots4(K[b], i, last, v, mb, sums)
-            for k in range(i, last):
-                kv = max(sums[k - i], 1e-300)
-                fk = R[b, ix.F, k]
-                lu = _row_update(R[b, ix.LOG_P, k], np.log(kv) + yh, fk, rho, S[b, ix.CAP1])
-                cut = lu + yh > ix.DRIFT
-                lu = ix.DRIFT - yh if cut else lu
-                e = np.exp(lu + yh)
-                R[b, ix.LU, k], R[b, ix.E, k], a[k - i] = lu, e, e
-                row = e * kv
-                R[b, ix.ROW, k] = row
-                mass += row
-                if cut and tau == np.inf and fk + lu < S[b, ix.CAP1]:  # not the exact row update: say so
-                    short += abs(R[b, ix.P, k] - row)
-                if tau == np.inf:
-                    price += R[b, ix.P, k] * (fk + lu)
-                elif tau > 0:
-                    price -= tau * R[b, ix.P, k] * np.expm1(-(fk + lu) / tau)
-            _add4(K[b], i, last, a, mb, part)
+        end = min((block + 1) * ix.ROWS, nb)
+        for first in range(block * ix.ROWS, end, group):
+            last = min(first + group, end)
+            for i in range(first, last, 4):
+                _dots4(K, b, i, min(i + 4, last), v, mb, sums, i - first)
+            if hard:
+                totals = _hard_rows(rows, numbers, first, last, yh, sums, logs)
+            else:
+                totals = _soft_rows(rows, numbers, first, last, yh, sums, logs)
+            price, mass, short = price + totals[0], mass + totals[1], short + totals[2]
+            for i in range(first, last, 4):
+                _add4(K, b, i, min(i + 4, last), e, i, mb, part)
         part_s[b, block, 0], part_s[b, block, 1], part_s[b, block, 2] = price, mass, short
     for b in prange(B):
         if on[b]:
@@ -349,40 +404,53 @@ def _finish_sweep(C, S, size, v_, part_, part_s, b, m):  # type: ignore[no-untyp
     mb = size[b, 1]
     nblocks = (size[b, 0] + ix.ROWS - 1) // ix.ROWS
     yh, g, cap, fixed = C[b, ix.Y, m], C[b, ix.G], S[b, ix.CAP2], C[b, ix.Q, m] == C[b, ix.Q, m]
-    tau = S[b, ix.TAU2] / S[b, ix.EPS]
+    y, col, image, gradient, q, log_q = C[b, ix.Y], C[b, ix.COL], C[b, ix.IMAGE], C[b, ix.GRAD], C[b, ix.Q], C[b, ix.LOG_Q]
+    v, tau = v_[b], S[b, ix.TAU2] / S[b, ix.EPS]
     rho = tau / (1 + tau) if tau < np.inf else 1.0
     phi = mass = res = viol = image_mass = 0.0
     for block in range(nblocks):
         phi += part_s[b, block, 0]
         mass += part_s[b, block, 1]
         res += part_s[b, block, 2]
+    col[:mb] = 0.0
+    for block in range(nblocks):
+        part = part_[b, block]
+        for j in range(mb):
+            col[j] += part[j]
+    # col holds e' K, the mass factor included; the Sinkhorn image makes the column sum right at this mass factor
+    logs = np.empty(mb)
+    _log_all(col, mb, logs)
     for j in range(mb):
-        ku = 0.0
-        for block in range(nblocks):
-            ku += part_[b, block, j]
-        # ku holds e' K, the mass factor included; the Sinkhorn image makes the column sum right at this mass factor
-        col, pot = ku * v_[b, j], g[j] + C[b, ix.Y, j]
-        log_ku = np.log(max(ku, 1e-300))
-        y = min(_row_update(C[b, ix.LOG_Q, j], log_ku, g[j], rho, cap), ix.DRIFT)
-        C[b, ix.IMAGE, j], C[b, ix.COL, j] = y, col
-        if fixed:
-            image_mass += np.exp(log_ku - yh + y)
-        if tau == np.inf:
-            grad = C[b, ix.Q, j] - col
-            phi += C[b, ix.Q, j] * pot
-            if cap < np.inf:
-                res += abs(min(0.0, pot + grad / max(col, 1e-300)) - pot) * col
-                viol = max(viol, -grad / C[b, ix.Q, j])
-            else:
-                res += abs(grad)
-                viol = max(viol, abs(grad) / C[b, ix.Q, j])
-        elif tau > 0:
-            grad = C[b, ix.Q, j] * np.exp(-pot / tau) - col
-            phi -= tau * C[b, ix.Q, j] * np.expm1(-pot / tau)
+        image[j] = min(_row_update(log_q[j], logs[j], g[j], rho, cap), ix.DRIFT)
+        logs[j] = image[j] - yh
+    if fixed:
+        _exp_all(logs, mb, logs)
+        for j in range(mb):
+            image_mass += max(col[j], 1e-300) * logs[j]
+    for j in range(mb):
+        col[j] *= v[j]
+    if tau == np.inf and cap < np.inf:
+        for j in range(mb):
+            pot, grad = g[j] + y[j], q[j] - col[j]
+            gradient[j] = grad
+            phi += q[j] * pot
+            res += abs(min(0.0, pot + grad / max(col[j], 1e-300)) - pot) * col[j]
+            viol = max(viol, -grad / q[j])
+    elif tau == np.inf:
+        for j in range(mb):
+            grad = q[j] - col[j]
+            gradient[j] = grad
+            phi += q[j] * (g[j] + y[j])
             res += abs(grad)
-        else:
-            grad = 0.0
-        C[b, ix.GRAD, j] = grad
+            viol = max(viol, abs(grad) / q[j])
+    elif tau > 0:
+        for j in range(mb):
+            pot = g[j] + y[j]
+            gradient[j] = q[j] * np.exp(-pot / tau) - col[j]
+            phi -= tau * q[j] * np.expm1(-pot / tau)
+            res += abs(gradient[j])
+    else:
+        gradient[:mb] = 0.0
     C[b, ix.IMAGE, m], C[b, ix.GRAD, m] = 0.0, 0.0
     if fixed:
         C[b, ix.IMAGE, m] = np.log(C[b, ix.Q, m]) - np.log(max(image_mass, 1e-300))
@@ -466,8 +534,89 @@ def anderson(C, S, size, hist, restart, on):  # type: ignore[no-untyped-def]
                 C[b, ix.Y, m] = min(max(y, -ix.DRIFT), ix.DRIFT)
 
 
+@jit
+def _precondition(C, S, factor, b, m, z):  # type: ignore[no-untyped-def]
+    """z <- CG_R over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system."""
+    r, pre, free = C[b, ix.CG_R], C[b, ix.PRE], C[b, ix.DIAG]
+    if S[b, ix.FACTORED] == 0:
+        for j in range(m + 1):
+            z[j] = r[j] / pre[j] if r[j] != 0.0 else 0.0
+        return
+    for i in range(m + 1):
+        dot = 0.0
+        for j in range(i):
+            dot += factor[b, i, j] * z[j]
+        z[i] = (r[i] - dot) / factor[b, i, i]
+    for i in range(m, -1, -1):
+        z[i] /= factor[b, i, i]
+        zi = z[i]
+        for j in range(i):
+            z[j] -= factor[b, i, j] * zi
+    for j in range(m):
+        if not free[j] > 0:
+            z[j] = 0.0
+    if np.isnan(C[b, ix.Q, m]):
+        z[m] = 0.0
+
+
+@jit
+def _matrix(K, R, C, S, size, v_, b, m):  # type: ignore[no-untyped-def]
+    """The Newton system D (1 + shift) - T' w T, bordered by the mass; held columns keep their diagonal only."""
+    nb, mb = size[b]
+    A = np.zeros((nb, mb))
+    for i in range(nb):
+        s = np.sqrt(R[b, ix.W, i]) * R[b, ix.E, i]
+        for j in range(mb):
+            A[i, j] = s * K[b, i, j] * v_[b, j]
+    for j in range(mb):
+        if not C[b, ix.DIAG, j] > 0:
+            A[:, j] = 0.0
+    inner = np.dot(A.T, A)
+    H, more = np.zeros((m + 1, m + 1)), 1 + S[b, ix.SHIFT] + ix.RIDGE
+    for j in range(mb):
+        d = C[b, ix.DIAG, j]
+        for k in range(j + 1):
+            H[j, k] = -inner[j, k]
+        H[j, j] += d * more if d > 0 else max(C[b, ix.COL, j], 1e-300)
+    for j in range(mb, m + 1):
+        H[j, j] = 1.0
+    if C[b, ix.Q, m] == C[b, ix.Q, m]:
+        border, corner = np.zeros(mb), 0.0
+        for i in range(nb):
+            wr = np.sqrt(R[b, ix.W, i]) * R[b, ix.ROW, i]
+            corner += wr * wr
+            for j in range(mb):
+                border[j] += wr * A[i, j]
+        for j in range(mb):
+            H[m, j] = C[b, ix.COL, j] - border[j] if C[b, ix.DIAG, j] > 0 else 0.0
+        H[m, m] = S[b, ix.MASS] * more - corner
+    return H
+
+
+@jit
+def factor(K, R, C, S, size, v_, factor, on, built):  # type: ignore[no-untyped-def]
+    """Cholesky factors of the Newton systems that `newton` has set up, and the first direction through them; 1 where built."""
+    m = C.shape[2] - 1
+    for b in range(len(on)):
+        if not on[b] or factor.shape[1] == 0:
+            continue
+        H = _matrix(K, R, C, S, size, v_, b, m)
+        try:
+            factor[b] = np.linalg.cholesky(H)
+        except Exception:  # noqa: BLE001  not positive up to rounding: the diagonal serves on
+            S[b, ix.FACTORED] = 0.0
+            continue
+        S[b, ix.FACTORED], built[b] = 1.0, 1
+        z, rz = np.empty(m + 1), 0.0
+        _precondition(C, S, factor, b, m, z)
+        for j in range(m + 1):
+            C[b, ix.CG_D, j] = z[j]
+            rz += C[b, ix.CG_R, j] * z[j]
+        S[b, ix.RZ] = rz
+
+
 @kernel
-def newton(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-def]
+def newton(K, R, C, S, size, v_, part_, part_s, factor, on):  # type: ignore[no-untyped-def]
     """Newton system at the swept point: free rows w, free columns dc, diagonal preconditioner, right-hand side, direction."""
     B, n, m = K.shape
     blocks = part_.shape[1]
@@ -499,11 +648,11 @@ def newton(K, R, C, S, size, v_, part_, part_s, on):  # type: ignore[no-untyped-
         part_s[b, block, 0] = squares
     for b in prange(B):
         if on[b]:
-            _finish_newton(C, S, size, part_, part_s, b, m)
+            _finish_newton(C, S, size, part_, part_s, factor, b, m)
 
 
 @jit
-def _finish_newton(C, S, size, part_, part_s, b, m):  # type: ignore[no-untyped-def]
+def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-untyped-def]
     mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
     fixed, capped = C[b, ix.Q, m] == C[b, ix.Q, m], S[b, ix.CAP2] < np.inf
     tau = S[b, ix.TAU2] / S[b, ix.EPS]
@@ -532,20 +681,20 @@ def _finish_newton(C, S, size, part_, part_s, b, m):  # type: ignore[no-untyped-
     if S[b, ix.TAU1] == np.inf and tau == np.inf and not fixed and not capped and S[b, ix.CAP1] == np.inf and sum_d > 0:
         for j in range(mb):
             C[b, ix.CG_R, j] -= C[b, ix.DIAG, j] * (sum_b / sum_d)
-    norm = rz = 0.0
+    z, norm, rz = np.empty(m + 1), 0.0, 0.0
+    _precondition(C, S, factor, b, m, z)
     for j in range(m + 1):
         r = C[b, ix.CG_R, j]
-        z = r / C[b, ix.PRE, j] if r != 0.0 else 0.0
-        C[b, ix.CG_D, j], C[b, ix.CG_X, j] = z, 0.0
+        C[b, ix.CG_D, j], C[b, ix.CG_X, j] = z[j], 0.0
         norm += abs(r)
-        rz += r * z
+        rz += r * z[j]
     S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT] = rz, norm, shift
     S[b, ix.DONE] = 0.0 if norm > 0 else 1.0
     C[b, ix.Y0], C[b, ix.GRAD0] = C[b, ix.Y], C[b, ix.GRAD]
 
 
 @kernel
-def cg(K, R, C, S, size, v_, part_, part_s, stop, on):  # type: ignore[no-untyped-def]
+def cg(K, R, C, S, size, v_, part_, part_s, factor, stop, on):  # type: ignore[no-untyped-def]
     """One conjugate gradient step on (D + shift - T' w T) x = grad; DONE = 1 where the residual fell by `stop`."""
     B, n, m = K.shape
     blocks = part_.shape[1]
@@ -560,27 +709,27 @@ def cg(K, R, C, S, size, v_, part_, part_s, stop, on):  # type: ignore[no-untype
         if not on[b]:
             continue
         nb, mb = size[b]
-        part = part_[b, block]
+        part, d = part_[b, block], vd[b]
         part[:] = real(0)
         dh = C[b, ix.CG_D, m]
         cross = 0.0
         sums, a = np.empty(4), np.empty(4)
         for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb), 4):
             last = min(i + 4, min((block + 1) * ix.ROWS, nb))
-            _dots4(K[b], i, last, vd[b], mb, sums)
+            _dots4(K, b, i, last, d, mb, sums, 0)
             for k in range(i, last):
                 t = R[b, ix.W, k] * (R[b, ix.E, k] * sums[k - i] + R[b, ix.ROW, k] * dh)
                 cross += R[b, ix.ROW, k] * t
                 a[k - i] = R[b, ix.E, k] * t
-            _add4(K[b], i, last, a, mb, part)
+            _add4(K, b, i, last, a, 0, mb, part)
         part_s[b, block, 0] = cross
     for b in prange(B):
         if on[b]:
-            _finish_cg(C, S, size, v_, part_, part_s, b, m, stop)
+            _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop)
 
 
 @jit
-def _finish_cg(C, S, size, v_, part_, part_s, b, m, stop):  # type: ignore[no-untyped-def]
+def _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop):  # type: ignore[no-untyped-def]
     mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
     fixed = C[b, ix.Q, m] == C[b, ix.Q, m]
     rz, norm, shift = S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT]
@@ -606,11 +755,13 @@ def _finish_cg(C, S, size, v_, part_, part_s, b, m, stop):  # type: ignore[no-un
         x[j] += a * d[j]
         r[j] -= a * product[j]
         left += abs(r[j])
-        if r[j] != 0.0:
-            rz_new += r[j] * r[j] / C[b, ix.PRE, j]
+    z = product
+    _precondition(C, S, factor, b, m, z)
+    for j in range(m + 1):
+        rz_new += r[j] * z[j]
     ratio = rz_new / max(rz, 1e-300)
     for j in range(m + 1):
-        d[j] = (r[j] / C[b, ix.PRE, j] if r[j] != 0.0 else 0.0) + ratio * d[j]
+        d[j] = z[j] + ratio * d[j]
     S[b, ix.RZ] = rz_new
     if left < stop * norm or not curve > 0.0:
         S[b, ix.DONE] = 1.0

@@ -8,13 +8,14 @@ template <typename real, int COLS> struct Shape {
 };
 
 // part_j = sum_i a_i K_ij with a_i = rule(i, sum_j K_ij x_j), over the rows i0 <= i < i1. All threads of the block call it; the
-// rule is asked by the first lanes of warp 0.
-template <typename real, int COLS, class Rule>
+// rule is asked by the first lanes of warp 0. FIXED is the number of threads where it is known: then addresses are offsets, and cost
+// no registers.
+template <typename real, int COLS, int FIXED, class Rule>
 __device__ void fused_read(const real* K, const real* x, real* part, i64 i0, i64 i1, i64 m, int mb, Rule& rule) {
   constexpr int GROUP = Shape<real, COLS>::GROUP, KEPT = COLS ? COLS : 1;
   __shared__ double products[GROUP][32];
   __shared__ real factor[GROUP];
-  const int t = threadIdx.x, T = blockDim.x, warps = T / LANES;
+  const int t = threadIdx.x, T = FIXED ? FIXED : blockDim.x, warps = T / LANES;
   real sum[KEPT] = {}, k[GROUP][KEPT];
   if constexpr (COLS == 0)
     for (int j = t; j < mb; j += T) part[j] = 0;
@@ -107,14 +108,14 @@ template <typename real> struct RowUpdate {
   }
 };
 
-template <typename real, int COLS>
+template <typename real, int COLS, int FIXED>
 __global__ void __launch_bounds__(512, 1)
 sweep_rows(const real* K, double* R, double* C, double* S, const i64* size, const real* v, real* part, double* part_s,
            const bool* on, i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x / blocks, item = blockIdx.x, i0 = (blockIdx.x % blocks) * (i64)ix::ROWS, i1 = min(i0 + ix::ROWS, size[2 * b]);
   if (!on[b] || i0 >= i1) return;
   RowUpdate<real> rule(State(R, C, S, b, n, m));
-  fused_read<real, COLS>(K + b * n * m, v + b * m, part + item * m, i0, i1, m, (int)size[2 * b + 1], rule);
+  fused_read<real, COLS, FIXED>(K + b * n * m, v + b * m, part + item * m, i0, i1, m, (int)size[2 * b + 1], rule);
   if (threadIdx.x < LANES) {
     const double price = warp_sum(rule.price), mass = warp_sum(rule.mass), lacking = warp_sum(rule.lacking);
     if (threadIdx.x == 0) part_s[3 * item] = price, part_s[3 * item + 1] = mass, part_s[3 * item + 2] = lacking;
@@ -322,14 +323,14 @@ template <typename real> struct RowProduct {
   }
 };
 
-template <typename real, int COLS>
+template <typename real, int COLS, int FIXED>
 __global__ void __launch_bounds__(512, 1)
 cg_rows(const real* K, double* R, double* C, double* S, const i64* size, const real* vd, real* part, double* part_s, const bool* on,
         i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x / blocks, item = blockIdx.x, i0 = (blockIdx.x % blocks) * (i64)ix::ROWS, i1 = min(i0 + ix::ROWS, size[2 * b]);
   if (!on[b] || i0 >= i1) return;
   RowProduct<real> rule(State(R, C, S, b, n, m));
-  fused_read<real, COLS>(K + b * n * m, vd + b * m, part + item * m, i0, i1, m, (int)size[2 * b + 1], rule);
+  fused_read<real, COLS, FIXED>(K + b * n * m, vd + b * m, part + item * m, i0, i1, m, (int)size[2 * b + 1], rule);
   if (threadIdx.x < LANES) {
     const double cross = warp_sum(rule.cross);
     if (threadIdx.x == 0) part_s[item] = cross;

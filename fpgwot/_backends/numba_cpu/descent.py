@@ -1,0 +1,120 @@
+"""Conditional gradient with whole steps, in one compiled call: small problems, where each call from Python would cost more.
+
+On concave energies (and on most others nearly all the way) the line search takes the whole step, from vertex to vertex. This
+does what the loop of `_solvers.frank_wolfe` does until a shorter step is due, and hands the state over to it there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._jit import jit
+from .lp import _gradient, _pairing, _product_factors, _square_matvec, _sums, nearest_rows
+from .simplex import optimise, read_plan
+
+CONVERGED, OUT_OF_STEPS, SHORTER_STEP = range(3)
+BY_PROGRAM, BY_ROW, BY_COLUMN = range(3)
+_gradient_serial = _gradient.serial
+
+
+@jit
+def _squares(S: np.ndarray, K: np.ndarray, x: np.ndarray, is_square: bool) -> np.ndarray:
+    if not is_square:
+        return np.zeros(len(x))
+    s = _square_matvec(S, x)
+    if len(K):
+        s += _square_matvec(K, x)
+    return s
+
+
+@jit
+def _nearest_plan(G: np.ndarray, weights: np.ndarray, by: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every point of the hard side with its cheapest partner."""
+    n, m = G.shape
+    if by == BY_COLUMN:
+        code = nearest_rows(G) * m + np.arange(m)
+        order = np.argsort(code)
+        return code[order], weights[order]
+    code = np.empty(n, np.int64)
+    for i in range(n):
+        g, best, where = G[i], np.inf, 0
+        for j in range(m):
+            if g[j] < best:
+                best, where = g[j], j
+        code[i] = i * m + where
+    return code, weights.copy()
+
+
+@jit
+def descend(
+    M: Any, S1: np.ndarray, K1: np.ndarray, S2: np.ndarray, K2: np.ndarray, p: np.ndarray, q: np.ndarray,
+    mass: float, w_lin: float, w: float, kappa: float, tol: float, max_iter: int,
+    by: int, hard: np.ndarray, a: np.ndarray, b: np.ndarray, whole: int, corner: bool, tree: np.ndarray, flow: np.ndarray,
+    pi: np.ndarray, weights: np.ndarray, unit: float, scale: float, G: np.ndarray,
+):  # type: ignore[no-untyped-def] # fmt: skip
+    """Whole steps from the product plan of marginals proportional to p and q, until one is not the best of the segment.
+
+    Returns a reason; F and the gap at each program; whether the plan is a vertex, its codes and entries; A, marginals and
+    squares of the plan; w_lin <M,T> and w E; max|G| and slope at it; of the last program codes, entries, lowest reduced cost,
+    its limit, and reads of G in all.
+    """
+    n, m = G.shape
+    is_square, skew = kappa < 0.0, len(K1) > 0 and len(K2) > 0
+    mu, nu = p * (mass / p.sum()), q * (mass / q.sum())
+    left, right = np.dot(S1, mu), np.dot(S2, nu)
+    A = left.reshape(-1, 1) * (right / mass)
+    cross = (left @ mu) * (right @ nu) / mass**2
+    if skew:
+        left, right = np.dot(K1.T, mu), np.dot(K2.T, nu)
+        A += left.reshape(-1, 1) * (right / mass)
+        cross += (left @ mu) * (right @ nu) / mass**2
+    lin = 0.0 if M is None else w_lin * (mu @ np.dot(M, nu)) / mass
+    s1, s2 = _squares(S1, K1, mu, is_square), _squares(S2, K2, nu, is_square)
+    E = w * (mu @ s1 + nu @ s2 + kappa * cross)
+    history = np.empty((16, 2))
+    code, x, on_vertex = np.empty(0, np.int64), np.empty(0), False
+    reason, iteration, reads = OUT_OF_STEPS, 0, 0
+    while True:
+        top = _gradient_serial(M, A, s1, s2, w_lin, 2.0 * w, 2.0 * w * kappa, G)
+        if by == BY_PROGRAM:
+            low, limit, sweeps = optimise(G, a, b, whole, corner, tree, flow, pi, top)
+            code_D, x_D = read_plan(n, m, len(a), weights, unit, tree, flow)
+            x_D /= scale
+        else:
+            low, limit, sweeps = 0.0, 0.0, 1
+            code_D, x_D = _nearest_plan(G, hard, by)
+        reads += sweeps
+        mu_D, nu_D, on_M, on_G = _sums(code_D, x_D, M, G)
+        F, slope = lin + E, lin + 2.0 * E - on_G
+        if iteration == len(history):
+            history = np.concatenate((history, np.empty(history.shape)))
+        history[iteration, 0], history[iteration, 1] = F, max(slope, 0.0)
+        iteration += 1
+        if slope <= tol * abs(F) + 1e-14 * max(mass * top, w * (mu @ s1 + nu @ s2)):
+            reason = CONVERGED
+            break
+        if iteration >= max_iter:
+            break
+        none = np.empty(0, np.int64), np.empty(0)
+        before, entries = (code, x) if on_vertex else none
+        L, R = _product_factors(code_D, x_D, before, entries, S1, S2)
+        A_D = np.dot(L.T, R)
+        if skew:
+            L, R = _product_factors(code_D, x_D, before, entries, K1, K2)
+            A_D += np.dot(L.T, R)
+        if on_vertex:
+            A_D += A
+        s1_D, s2_D = _squares(S1, K1, mu_D, is_square), _squares(S2, K2, nu_D, is_square)
+        E_D = w * _pairing(code_D, x_D, s1_D, s2_D, A_D, kappa)
+        curvature = E - 2.0 * w * _pairing(code_D, x_D, s1, s2, A, kappa) + E_D
+        if 2.0 * curvature > slope:
+            reason = SHORTER_STEP
+            break
+        code, x, on_vertex, A, mu, nu, s1, s2 = code_D, x_D, True, A_D, mu_D, nu_D, s1_D, s2_D
+        lin, E = w_lin * on_M, E_D
+    return (
+        reason, history[:iteration], on_vertex, code, x, A, mu, nu, s1, s2, lin, E, top, slope,
+        (code_D, x_D, low, limit, reads),
+    )  # fmt: skip
