@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,20 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore::numba.core.errors.NumbaWarning")
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")
     config.addinivalue_line("filterwarnings", "ignore::PendingDeprecationWarning")
+
+
+def pytest_report_collectionfinish(items):
+    """What the CUDA kernels of this run are tested on."""
+    emulated, on_device = (sum(x.get_closest_marker(name) is not None for x in items) for name in ("emulated", "gpu"))
+    device = "none"
+    if importlib.util.find_spec("cupy") is not None:
+        import cupy
+
+        if cupy.cuda.is_available():
+            device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    if emulated or on_device:
+        return f"device: {device}; {emulated} kernel tests emulated on the CPU, {on_device if device != 'none' else 0} on a GPU"
+    return []
 
 
 @pytest.fixture

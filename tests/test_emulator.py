@@ -82,27 +82,16 @@ def test_sanitizers_name_the_line(flavour, fault, words):
     assert "kernels.cu:" in done.stderr
 
 
-def test_line_coverage(tmp_path):
-    done = sanitize.run("coverage", ["-m", "emulator.planted", "none"], FPGWOT_EMULATOR_CACHE=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    lines = coverage.line_coverage(tmp_path)
-    code, ran = lines["kernels.cu"]
-    assert len(code) >= 7
-    assert code == ran
-    assert coverage.share(lines) == 1
-
-
-def test_line_coverage_misses_what_did_not_run(tmp_path, monkeypatch):
-    monkeypatch.setitem(planted.FAULTS, "none", ("", ""))
-    monkeypatch.setenv("FPGWOT_EMULATOR_CACHE", str(tmp_path))
+def test_line_coverage_misses_what_did_not_run(tmp_path):
     code = 'extern "C" __global__ void f(int* x) {\n  if (x[0] > 0) {\n    x[0] = 2;\n  } else {\n    x[0] = 3;\n  }\n}\n'
     script = (
         "import numpy as np\nfrom emulator.standin import Standin\ncp = Standin()\n"
         f"cp.RawModule(code={code!r}).get_function('f')((1,), (1,), (cp.zeros(1, np.int32),))"
     )
-    assert sanitize.run("coverage", ["-c", script]).returncode == 0
+    assert sanitize.run("coverage", ["-c", script], FPGWOT_EMULATOR_CACHE=str(tmp_path)).returncode == 0
     lines = coverage.line_coverage(tmp_path)
     assert lines["kernels.cu"][0] - lines["kernels.cu"][1] == {3}
+    assert lines["kernels.cu"][1] >= {2, 5}
     assert "not 3" in coverage.report(lines)
     assert 0.5 < coverage.share(lines) < 1
 

@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None
 FILE = "tests/test_gpu_kernels.py"
 ONE, WIDE = np.array([[33, 40]]), np.array([[33, 130]])  # two blocks of rows; with 64 threads two warps share the columns
 # `spread` sets entries that small problems lack, it has a call of its own; `anderson` calls its kernel a dozen times
-STEPS = "sweep kernel damped_kernel logsums newton trial plan gradient-True-True-False gradient-None-None-True".split()
+STEPS = (
+    "sweep kernel damped_kernel logsums newton trial plan marginal_sums gradient-True-True-False gradient-None-None-True".split()
+)
 
 
 def tiny(dtype: type) -> None:
