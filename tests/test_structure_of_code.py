@@ -72,6 +72,7 @@ ALLOWED = {
     "nn.py": PUBLIC,
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),
+    "keysteps.py": ("api", "presets", "temporal"),
 }
 for _name in TREES:
     if _name.startswith("_solvers/"):
