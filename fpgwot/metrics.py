@@ -287,8 +287,10 @@ def neighbour_agreement(M: Any, labels_x: Any, labels_y: Any, background: int | 
     M, a, b = np.asarray(M, dtype=float), np.asarray(labels_x), np.asarray(labels_y)
     if M.ndim != 2 or M.shape != (a.size, b.size) or not M.size or np.isnan(M).any():
         raise ValueError(f"M must hold one cost for each pair of labels ({a.size}, {b.size}), got shape {M.shape}")
-    asked = np.ones(len(a), bool) if background is None else a != background
-    return float((a == b[M.argmin(1)])[asked].mean()) if asked.any() else float("nan")
+    right = np.equal(a, b[M.argmin(1)])
+    if background is not None:
+        right = right[np.not_equal(a, background)]
+    return float(right.mean()) if len(right) else float("nan")
 
 
 def _checked(T: Any, correspondence: Any, p: Any, q: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
