@@ -232,7 +232,7 @@ def no_partner_auc(T: Any, M: Any, correspondence: Any, p: Any = None, q: Any = 
         unmatched.append(1 - mass[used] / w[used])
         paid = (S * C).sum(1)[used] / np.where(mass > 0, mass, 1)[used]
         cost.append(np.where(mass[used] > 0, paid, np.inf))
-        alone.append(~B.any(1)[used])
+        alone.append(B[used].sum(1) == 0)
     truth = np.concatenate(alone)
     return NoPartner(auc(np.concatenate(unmatched), truth), auc(np.concatenate(cost), truth))
 
