@@ -313,9 +313,9 @@ def segment_structure(X: Any, scale: float = 0.1, sharpness: float = 2.0) -> np.
     --------
     >>> from fpgwot.temporal import segment_structure
     >>> segment_structure([[0.0], [0.0], [1.0]], scale=1e9).round(3)
-    array([[1.   , 1.   , 0.   ],
-           [1.   , 1.   , 0.   ],
-           [0.   , 0.   , 1.   ]])
+    array([[1., 1., 0.],
+           [1., 1., 0.],
+           [0., 0., 1.]])
     """
     X = np.asarray(X, dtype=float)
     if X.ndim != 2 or 0 in X.shape or not np.isfinite(X).all():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from data import Recording
-from model import effective_rank
+from model import effective_rank, spread
 from plans import FAMILIES, Batch, Family, dtw, solve_plans, with_mass
 
 from fpgwot.keystep_metrics import keystep_scores, order_accuracy, uniform_chunks
@@ -62,7 +62,8 @@ def evaluate(Z: np.ndarray, on: Scored, metric: str, family: Family | None = Non
         out |= {f"own {k}": v for k, v in pair_scores(solve_plans(batch, family), M, on).items()}
     by_pair = dict(zip(on.pairs, plans, strict=True))
     out |= keystep_results(Z, on, by_pair, seed)[0]
-    out["rank"] = effective_rank(Z.reshape(-1, Z.shape[2]))
+    flat = Z.reshape(-1, Z.shape[2])
+    out |= {"rank": effective_rank(flat), "spread": spread(flat)}
     return out
 
 

@@ -79,10 +79,18 @@ def inter_loss(A: Tensor, B: Tensor, T: Tensor) -> Tensor:
 
 
 def effective_rank(Z: np.ndarray) -> float:
-    """exp of the entropy of the normalised spectrum of the covariance of embedded frames (n, dim): 1 is a collapse."""
+    """exp of the entropy of the normalised spectrum of the covariance of embedded frames (n, dim): 1 is a line.
+
+    It does not see a collapse to a point, whose remaining noise may have any rank: that is what `spread` is for.
+    """
     Z = np.asarray(Z, dtype=float)
     spectrum = np.linalg.svd(Z - Z.mean(0), compute_uv=False) ** 2
     if not spectrum.sum() > 1e-12 * len(Z):
         return 1.0
     share = spectrum[spectrum > 0] / spectrum.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def spread(Z: np.ndarray) -> float:
+    """Mean squared distance of embedded frames (n, dim) from their mean: between 0, one point for all, and 1."""
+    return float(((Z - Z.mean(0)) ** 2).sum(1).mean())

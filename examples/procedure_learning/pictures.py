@@ -101,13 +101,15 @@ def mass_curves(before: dict[str, np.ndarray], after: dict[str, np.ndarray], pat
 
 
 def history(values: dict[str, list[float]], path: Path) -> None:
-    """Loss and effective rank."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
-    for ax, name, label in zip(axes, ("loss", "rank"), ("loss", "effective rank of the batch"), strict=True):
+    """Loss, and what a collapse shows in: effective rank and spread."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), layout="constrained")
+    titles = {"loss": "loss", "rank": "effective rank of the batch", "spread": "spread: mean squared distance from the mean"}
+    for ax, (name, label) in zip(axes, titles.items(), strict=True):
         ax.plot(values["iteration"], values[name])
         ax.set(xlabel="iteration", title=label)
         ax.grid(alpha=0.3)
     axes[1].set_ylim(0)
+    axes[2].set_ylim(0, 1)
     save(figure, path)
 
 

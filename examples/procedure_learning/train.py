@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from config import Config
 from data import Recording
-from model import Embedder, effective_rank, inter_loss, intra_loss, plan_loss, value_loss
+from model import Embedder, effective_rank, inter_loss, intra_loss, plan_loss, spread, value_loss
 from plans import FAMILIES, Batch, Family, for_fixed_order, order_is_fixed, solve_plans, with_mass
 
 MOST_PAIRS = 300  # of recordings, a random choice where there are more
-COLLAPSED = 2.0  # effective rank below which the alarm goes off; 1 is one point for all frames
+COLLAPSED = 2.0, 0.05  # effective rank and spread below which the alarm goes off
 
 
 @dataclass
@@ -94,18 +94,17 @@ def train(recordings: list[Recording], config: Config, family: Family | None = N
 
         last = iteration + 1 == config.iterations
         if iteration % 10 == 0 or last:
-            rank = effective_rank(Z.detach().reshape(-1, Z.shape[2]).cpu().numpy())
+            flat = Z.detach().reshape(-1, Z.shape[2]).cpu().numpy()
+            rank, width = effective_rank(flat), spread(flat)
             mass = float("nan") if plans is None else float(plans.sum((1, 2)).mean())
-            values = {"iteration": iteration, "loss": loss.item(), "mass": mass, "rank": rank}
+            values = {"iteration": iteration, "loss": loss.item(), "mass": mass, "rank": rank, "spread": width}
             for name, value in values.items():
                 out.history.setdefault(name, []).append(value)
-            out.collapsed = rank < COLLAPSED
+            out.collapsed = rank < COLLAPSED[0] or width < COLLAPSED[1]
             if config.log_every and (iteration % config.log_every == 0 or last):
-                alarm = "   COLLAPSE: all frames at one place" if out.collapsed else ""
-                print(
-                    f"{iteration:6d}  loss {loss.item():.4f}  matched mass {mass:.2f}  effective rank {rank:.1f}{alarm}",
-                    flush=True,
-                )
+                text = f"{iteration:6d}  loss {loss.item():.4f}  matched mass {mass:.2f}  effective rank {rank:.1f}"
+                alarm = "   COLLAPSE: frames have hardly a place of their own" if out.collapsed else ""
+                print(f"{text}  spread {width:.2f}{alarm}", flush=True)
         if checkpoint is not None and ((iteration + 1) % config.checkpoint_every == 0 or last):
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "iteration": iteration + 1}
             torch.save(state | {"history": out.history, "plans": plans}, checkpoint)
