@@ -102,7 +102,7 @@ def text(report: dict[str, Any]) -> str:
     """The tables in Markdown."""
     lines = ["# Training: plan families and control rows", "", *[x.strip() for x in (__doc__ or "").split("\n")[4:]]]
     lines += [
-        "Mean ± sd over seeds. `probe`: one and the same plan (partial FGW, mass .3) on every embedding; `own`: the family's own;",
+        "Mean ± sd over seeds. `probe`: one and the same plan (partial FGW, mass .3) on all embeddings; `own`: the family's own;",
         "`neighbours`: nearest neighbours with the same step; `joint`: one matching for all recordings, K = steps, or twice that",
         "where there is background; EgoProceL: matching per recording with nominal K.",
     ]
