@@ -12,7 +12,7 @@ Without R this is the envelope theorem: U = w = 0, and the potentials (f, g, h) 
 
 The system is solved by conjugate gradients on the plans with A U = 0. The preconditioner P solves it without the energy, that
 is a linear transport problem, from a Cholesky factor of its Schur complement on the columns. P leaves A U = 0 exact at any
-reg, and products with K cost what a gradient costs, so structures stay operators. Written against arrays of any backend (`be.xp`).
+reg, and products with K cost what a gradient costs, so structures stay operators. Written against `be.xp`, any backend's arrays.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ MARGINALS = {
     "soft": {"tau": 0.3},
     "half soft": {"tau": (INF, 0.3)},
     "semi-relaxed": {"tau": (INF, 0.0)},
-    "priced": {"tv": 0.3},
-    "sink": {"sink": 0.5},
+    "priced": {"tv": 0.12},
+    "sink": {"sink": 0.2},
 }
 PRECISE = {"tol": 1e-11, "max_iter": 2000}
 
@@ -61,6 +61,8 @@ def outputs(what, plan_weights, kind="relaxed", **options):
         if kind == "balanced":
             p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
         out = nn.solve(M, C1, C2, p, q, alpha=alpha, reg=reg, **PRECISE, **options)
+        if "tv" in options or "sink" in options:
+            assert (out.plan.sum((-2, -1)) < 0.95).all()  # at the whole mass of equal totals the value has a kink
         both = (out.plan * plan_weights).sum((-2, -1))
         return {"value": out.value, "plan": both, "both": out.value + both}[what]
 
@@ -168,7 +170,7 @@ def test_temporal_parameters(n, loss):
     weights = torch.linspace(0, 1, n * m, dtype=torch.float64).reshape(n, m) ** 2
 
     def run(C1, C2):
-        out = nn.solve(M, C1, C2, alpha=0.5, m=0.8, reg=0.05, loss=loss, tol=1e-10)
+        out = nn.solve(M, C1, C2, alpha=0.5, m=0.8, reg=0.05, loss=loss, tol=1e-8)
         (out.value + (out.plan * weights).sum()).backward()
         found = [x.grad.clone() for x in inputs]
         for x in inputs:
@@ -178,7 +180,7 @@ def test_temporal_parameters(n, loss):
     b, weight, offset, steepness, power = inputs
     fast = run(nn.laplace_kernel(n, b, weight, offset), nn.power_distance(m, power, steepness))
     dense = run(offset + weight * torch.exp(-lag1 / b), steepness * lag2**power)
-    assert torch.allclose(fast, dense, rtol=1e-6, atol=1e-8)
+    assert torch.allclose(fast, dense, rtol=1e-5, atol=1e-7)
     assert (dense != 0).all()
 
 
@@ -246,11 +248,10 @@ def test_the_constant_of_balanced_potentials(reg):
     h = 1e-5
 
     def value(s):
-        return fpgwot.solve(
-            *(x.detach().numpy() for x in (M,)), p=s * p.detach().numpy(), q=s * q.detach().numpy(), reg=reg, tol=1e-12
-        ).value
+        a, b = (s * x.detach().numpy() for x in (p, q))
+        return fpgwot.solve(M.detach().numpy(), p=a, q=b, reg=reg, tol=1e-12).value
 
-    assert float((dp * p).sum() + (dq * q).sum()) == pytest.approx((value(1 + h) - value(1 - h)) / (2 * h), rel=1e-6)
+    assert float(((dp * p).sum() + (dq * q).sum()).detach()) == pytest.approx((value(1 + h) - value(1 - h)) / (2 * h), rel=1e-6)
 
 
 @pytest.mark.parametrize("reg", [0.0, 0.1])
@@ -269,7 +270,7 @@ def test_the_whole_mass_of_a_side(reg):
 
     h = 1e-5
     assert float(dm) == pytest.approx((value(1.0) - value(1 - h)) / h, rel=1e-3, abs=1e-4)
-    assert float(dm + (dp * p).sum()) == pytest.approx((value(1 + h, 1 + h) - value(1 - h, 1 - h)) / (2 * h), rel=1e-5, abs=1e-6)
+    assert float((dm + (dp * p).sum()).detach()) == pytest.approx((value(1 + h, 1 + h) - value(1 - h, 1 - h)) / (2 * h), rel=1e-5, abs=1e-6)
 
 
 def test_partial_gradients_use_the_marginals_of_the_plan():
@@ -325,7 +326,7 @@ def dense_adjoint(o, R):
 def optimum(kind, n=6, m=5, reg=0.1):
     M, C1, C2, p, q = (x.detach().numpy() for x in problem(n, m, seed=8))
     options = MARGINALS[kind]
-    r = fpgwot.solve(M, C1, C2, p, q, alpha=0.4, reg=reg, tol=1e-11, **options)
+    r = fpgwot.solve(M, C1, C2, p, q, alpha=0.4, reg=reg, tol=1e-11, on_fail="ignore", **options)
     f, g, h = r.potentials
     price = options.get("tv", options.get("sink", np.nan) / 2)
     tau = options.get("tau", INF)
@@ -430,7 +431,7 @@ def test_bad_arguments_say_so():
 
 def test_second_derivatives_are_refused():
     M = torch.rand(3, 3, requires_grad=True, dtype=torch.float64)
-    (g,) = torch.autograd.grad(nn.solve(M, reg=0.1).value, M, create_graph=True)
+    (g,) = torch.autograd.grad(nn.solve(M, reg=0.1).value ** 2, M, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         g.sum().backward()
 

@@ -71,9 +71,7 @@ class FPGWLoss(torch.nn.Module):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; choose one of {known}")
         if isinstance(mass, str):
-            raise NotImplementedError(
-                "mass='auto' is a choice, without a gradient: choose with fpgwot.align, pass the number here"
-            )
+            raise NotImplementedError("mass='auto' is a choice, without a gradient: choose with fpgwot.align, pass the number")
         if rho < 0 or reg_rel < 0 or not 0 < mass <= 1:
             raise ValueError(f"rho and reg_rel must be 0 or more, mass in (0, 1]; got {rho}, {reg_rel}, {mass}")
         self.mass, self.metric, self.alpha, self.reg_rel = mass, metric, alpha, reg_rel

@@ -193,8 +193,8 @@ def solve_batch(
             full = [torch.full((s[side],), 1 / s[side], dtype=torch.float64, device=like.device) for s in sizes]
             stacked[name] = _padded(full)
     out = solve(
-        **stacked, alpha=alpha, loss=loss, m=m, tau=tau, tv=tv, sink=sink, reg=reg, smoothness=smoothness, init=init, n_init=n_init,
-        random_state=random_state, tol=tol, max_iter=max_iter, backend=backend, on_fail=on_fail,
+        **stacked, alpha=alpha, loss=loss, m=m, tau=tau, tv=tv, sink=sink, reg=reg, smoothness=smoothness, init=init,
+        n_init=n_init, random_state=random_state, tol=tol, max_iter=max_iter, backend=backend, on_fail=on_fail,
     )  # fmt: skip
     return [
         Transport(out.value[b], out.plan[b, :n, :k], trimmed(out.result[b], n, k, lambda x: x)) for b, (n, k) in enumerate(sizes)
@@ -256,7 +256,7 @@ class _Call:
         M, Q = (None if a is None else xp.asarray(a) for a in (x["M"], x["reference"]))
         tau = (np.inf, np.inf) if x["tau"] is None else np.broadcast_to(np.asarray(x["tau"], float).reshape(-1), (2,))
         return Optimum(
-            self.be, T, tuple(lift(a) for a in r.potentials), *(lift(w) for w in r.weights),
+            self.be, T, tuple(lift(a) for a in r.potentials), lift(r.weights[0]), lift(r.weights[1]),  # type: ignore[arg-type]
             M=M if M is None or M.ndim == 3 else M[None], C1=C1, C2=C2, loss=self.options["loss"],
             alpha=numbers(alpha), reg=numbers(x["reg"]), tau=(float(tau[0]), float(tau[1])),
             price=None if x["tv"] is None else numbers(x["tv"]), mass=None if x["m"] is None else numbers(x["m"]),
@@ -308,8 +308,8 @@ class _Call:
         if worst <= RESIDUAL or self.options["on_fail"] == "ignore":
             return
         text = (
-            f"the linearised optimality conditions could not be solved (relative residual {worst:.1e}): the plan is not an isolated "
-            "minimum, or all but; its gradient is not to be trusted. Raise reg, or use the value"
+            f"the linearised optimality conditions could not be solved (relative residual {worst:.1e}): the plan is not an "
+            "isolated minimum, or all but; its gradient is not to be trusted. Raise reg, or use the value"
         )
         if self.options["on_fail"] == "raise":
             raise ConvergenceError(text)

@@ -15,8 +15,8 @@ from ..structure import LaplaceKernel, PowerDistance, Structure, Toeplitz
 class Temporal:
     """A structure matrix of points in time; make one with `laplace_kernel`, `power_distance` or `toeplitz`.
 
-    `carrier` holds the weights of the lags 0, ..., n-1, a function of the parameters, so that a gradient costs O(n m log n) and no
-    n x n array; with time stamps it is the matrix itself.
+    `carrier` holds the weights of the lags 0, ..., n-1, a function of the parameters, so that a gradient costs O(n m log n) and
+    no n x n array; with time stamps it is the matrix itself.
     """
 
     operator: Structure
