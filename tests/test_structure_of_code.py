@@ -69,13 +69,15 @@ ALLOWED = {
     "__main__.py": ("cli",),
     "plot.py": ("result", "api"),
     "gromov.py": PUBLIC,
-    "nn.py": PUBLIC,
+    "_sensitivity.py": ("structure", "marginals"),
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),
     "keysteps.py": ("api", "presets", "temporal"),
 }
 for _name in TREES:
-    if _name.startswith("_solvers/"):
+    if _name.startswith("nn/"):
+        ALLOWED[_name] = (*PUBLIC, "_sensitivity", "_finish", "nn")
+    elif _name.startswith("_solvers/"):
         ALLOWED[_name] = ("_problem", "result", "marginals", "structure", "_backends._protocol", "_solvers")
     elif _name.startswith("_backends/") and _name.count("/") == 1:
         ALLOWED[_name] = ("_backends",)
@@ -86,7 +88,7 @@ for _name in TREES:
 # Who may import a heavy or optional library at all; `_info` tells their versions
 HEAVY = {
     "matplotlib": ("plot.py", "_info.py"),
-    "torch": ("nn.py", "_info.py"),
+    "torch": ("nn/", "_info.py"),
     "ot": ("_backends/network_simplex.py", "_info.py"),
     "numba": ("_backends/numba_cpu/", "_info.py"),
     "cupy": ("_backends/cupy_gpu/", "_info.py"),
