@@ -270,7 +270,9 @@ def test_the_whole_mass_of_a_side(reg):
 
     h = 1e-5
     assert float(dm) == pytest.approx((value(1.0) - value(1 - h)) / h, rel=1e-3, abs=1e-4)
-    assert float((dm + (dp * p).sum()).detach()) == pytest.approx((value(1 + h, 1 + h) - value(1 - h, 1 - h)) / (2 * h), rel=1e-5, abs=1e-6)
+    assert float((dm + (dp * p).sum()).detach()) == pytest.approx(
+        (value(1 + h, 1 + h) - value(1 - h, 1 - h)) / (2 * h), rel=1e-5, abs=1e-6
+    )
 
 
 def test_partial_gradients_use_the_marginals_of_the_plan():

@@ -138,6 +138,10 @@ def test_losses_against_loops(example):
     rows, columns = (S - np.log(np.exp(S).sum(axis, keepdims=True)) for axis in (2, 1))
     expected = np.mean([-(t * (r + c)).sum() / 2 / t.sum() for t, r, c in zip(T, rows, columns, strict=True)])
     assert model.plan_loss(A, B, torch.as_tensor(T)).item() == pytest.approx(expected)
+    none = torch.as_tensor(np.stack((T[0], 0 * T[0])))  # a pair without mass says nothing
+    alone = model.plan_loss(A[:1], B[:1], none[:1])
+    assert model.plan_loss(A, B, none).item() == pytest.approx(alone.item())
+    assert model.plan_loss(A, B, 0 * none).item() == 0
     value = np.mean([(t * (1 - 0.1 * s)).sum() / t.sum() for t, s in zip(T, S, strict=True)])
     assert model.value_loss(A, B, torch.as_tensor(T)).item() == pytest.approx(value)
     best, worst = T.argmax(2), T.argmin(2)
@@ -158,6 +162,10 @@ def test_effective_rank(example):
     assert rank(np.ones((9, 4))) == 1
     assert rank(np.outer(rng.standard_normal(50), rng.standard_normal(4))) == pytest.approx(1)
     assert rank(np.concatenate((np.eye(4), -np.eye(4)))) == pytest.approx(4)
+    point = np.ones((50, 4)) + 1e-4 * rng.standard_normal((50, 4))  # a collapse that the rank does not see
+    assert rank(point) > 3
+    assert example["model"].spread(point) < 1e-6
+    assert example["model"].spread(np.concatenate((np.eye(4), -np.eye(4)))) == 1
     assert np.isfinite(rank(rng.standard_normal((30, 40)).astype(np.float32)))
 
 
@@ -193,7 +201,7 @@ def test_training_lowers_the_loss_and_tells_a_collapse(example, recordings):
     assert np.mean(good.history["loss"][-2:]) < np.mean(good.history["loss"][:2])
     assert min(good.history["rank"]) > 3
     assert not good.collapsed
-    bad = train(recordings, small(example, iterations=200, w_plan=0.0, w_intra=0.0, w_value=5.0, pca_start="no", lr=1e-2))
+    bad = train(recordings, small(example, iterations=40, w_plan=0.0, w_intra=0.0, w_value=5.0, pca_start="no", lr=1e-2))
     assert bad.collapsed
 
 
@@ -233,7 +241,8 @@ def test_evaluation_and_controls(example, recordings):
     assert on.clusters == 2 * on.steps
     perfect = np.stack([np.eye(9)[r.steps] + np.arange(20)[:, None] * 1e-3 for r in on.recordings])
     scores = example["evaluate"].evaluate(perfect, on, "cosine", example["plans"].FAMILIES["KOT"])
-    assert scores["neighbours"] == 1
+    first, second = (r.steps for r in on.recordings)
+    assert scores["neighbours"] == pytest.approx(np.isin(first, second)[first > 0].mean())  # all that have a partner
     assert scores["joint F1 (nearest)"] > 0.8
     rows = example["evaluate"].controls(on)
     assert set(rows) >= {"uniform chunks", "one cluster", "raw features", "DTW (raw features)", "KOT thresholded (raw features)"}

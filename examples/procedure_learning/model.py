@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpgwot.nn import plan_cross_entropy
+
 
 class Embedder(nn.Module):
     """Two temporal convolutions from features (B, n, d) to unit vectors (B, n, dim).
@@ -59,10 +61,11 @@ def intra_loss(Z: Tensor, window: int = 3, margin: float = 1.0) -> Tensor:
 
 
 def plan_loss(A: Tensor, B: Tensor, T: Tensor, temperature: float = 0.1) -> Tensor:
-    """Cross-entropy of the plan (a constant) and the softmax of similarities, over rows and over columns, per unit of mass."""
-    S = A @ B.transpose(1, 2) / temperature
-    log_p = (S.log_softmax(2) + S.log_softmax(1)) / 2
-    return -((T * log_p).sum((1, 2)) / T.sum((1, 2)).clamp_min(1e-6)).mean()
+    """Cross-entropy of the plans (constants) and the softmax of similarities; pairs without any mass say nothing."""
+    matched = T.sum((1, 2)) > 1e-6
+    if not matched.any():
+        return A.new_zeros(())
+    return plan_cross_entropy((A @ B.transpose(1, 2))[matched], T[matched], temperature=temperature)
 
 
 def value_loss(A: Tensor, B: Tensor, T: Tensor) -> Tensor:
