@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "procedure_learning"))
 from data import Recording, load
-from plans import SEGMENTS, Batch, Family, dtw, for_fixed_order, order_is_fixed, solve_plans
+from plans import FAMILIES, SEGMENTS, Batch, Family, dtw, for_fixed_order, order_is_fixed, solve_plans
 
 from fpgwot.metrics import matching_scores, no_partner_auc
 
@@ -109,6 +109,11 @@ def scores(plans: np.ndarray, batch: Batch, on: Set, steps: list[np.ndarray]) ->
     return np.array(rows)
 
 
+def changed(setting: Family) -> dict[str, Any]:
+    """What a setting sets: the key of its results, which other fields may join later."""
+    return {k: v for k, v in asdict(setting).items() if v != getattr(Family(), k)}
+
+
 def run(name: str, on: Set, done: dict[str, Any], log: Path) -> tuple[dict[str, np.ndarray], bool]:
     """Scores of every setting, from the log where they are known; and what the order test says."""
     resampled = [r.resampled(FRAMES) for r in on.recordings]
@@ -116,12 +121,12 @@ def run(name: str, on: Set, done: dict[str, Any], log: Path) -> tuple[dict[str, 
     fixed = order_is_fixed(Batch.of(np.stack([r.features for r in resampled]), on.pairs[:40], "euclidean"))
     wanted: dict[str, Any] = {
         "nearest neighbour": None, "DTW": None, "rule": for_fixed_order(RULE) if fixed else RULE,
-        'R-FPGWOT, m="auto"': Family(alpha=0.1, rho=0.3, m="auto"),
+        'R-FPGWOT, m="auto"': Family(alpha=0.1, rho=0.3, m="auto"), "OPEL, published": FAMILIES["OPEL, published"],
     }  # fmt: skip
     wanted |= {f"{family}|{k}": setting for family, grid in families().items() for k, setting in enumerate(grid)}
     out = {}
     for label, setting in wanted.items():
-        key = json.dumps([name, label, None if setting is None else asdict(setting)])
+        key = json.dumps([name, label, {} if setting is None else changed(setting)])
         if key not in done:
             if label == "nearest neighbour":
                 plans = np.eye(FRAMES)[batch.M.argmin(2)] / FRAMES
