@@ -5,7 +5,7 @@
 For each data set every setting of every family is run on the same pairs (64 frames a recording). A family is scored on a pair
 with the setting that has the best mean F on pairs of *other* recordings: mocap6 by all 20 splits of the six recordings into
 halves, the others by two groups of recordings, both ways. "rule" is one setting for everything, with the order test of
-examples/procedure_learning/plans.py, and no search. Results of a (data set, setting) are appended to alignment_runs.jsonl and
+examples/procedure_learning/plans.py, and no search. Results of a (data set, setting) are appended to a log and
 not run again, so the script can be stopped and extended.
 
 The grids were fixed on simulated recordings of other seeds (1000 and up), on mocap6 with other background (seeds 100 and up; the
@@ -182,9 +182,11 @@ def main() -> None:
     parser.add_argument("--openpack", type=Path)
     parser.add_argument("--only", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--log", type=Path, default=Path("out/alignment_runs.jsonl"))
+    parser.add_argument("--run-only", action="store_true", help="fill the log, write no table: several of these can run at once")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    log = args.out / "alignment_runs.jsonl"
+    args.log.parent.mkdir(parents=True, exist_ok=True)
+    log = args.log
     done = {}
     if log.exists():
         done = {row["key"]: row["scores"] for row in map(json.loads, log.read_text().splitlines())}
@@ -196,6 +198,8 @@ def main() -> None:
         results, fixed = run(name, on, done, log)
         report[name] = summary(on, *held_out(results, on), fixed)
         print(name, "order fixed:", fixed, {k: round(v["F"], 3) for k, v in report[name]["families"].items()}, flush=True)
+    if args.run_only:
+        return
     (args.out / "alignment_table.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "alignment_table.md").write_text(text(report))
 

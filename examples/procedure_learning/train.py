@@ -125,7 +125,7 @@ def configured(config: Config, grid: np.ndarray, pairs: list[tuple[int, int]]) -
 
 def all_plans(X: np.ndarray, pairs: list[tuple[int, int]], family: Family, metric: str) -> torch.Tensor:
     """Plans of all pairs from one call of the solver; kept in float32, on the CPU."""
-    return torch.as_tensor(solve_plans(Batch.of(X, pairs, metric), family, tol=1e-2, max_iter=60), dtype=torch.float32)
+    return torch.as_tensor(solve_plans(Batch.of(X, pairs, metric), family, tol=1e-2), dtype=torch.float32)
 
 
 @torch.no_grad()
