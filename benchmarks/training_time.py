@@ -5,7 +5,7 @@
 A step trains on 8 pairs of mocap6, 64 frames of each recording. `network`: forward, losses, backward, Adam. `solve`: the plans
 of the 8 pairs, if they were solved in every step. The example solves the plans of the frozen features once for all 15 pairs, at
 96 frames (`once`), so what a step pays is a share of that: `amortised`. POT: one call a pair, conditional gradient without
-entropy, 64 frames. Medians, interleaved.
+entropy, 64 frames. Medians of processor time (the machine was shared; run with one thread), interleaved.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def pot_plans(batch: Batch, family: Family) -> np.ndarray:
 
 
 def median_seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Interleaved, after one call each to compile."""
+    """Processor time, interleaved, after one call each to compile."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for k in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
             if k:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
@@ -120,7 +120,7 @@ def main() -> None:
 def text(report: dict[str, Any]) -> str:
     """The table in Markdown."""
     lines = ["# Time of a training step", "", *[x.strip() for x in (__doc__ or "").split("\n")[4:]]]
-    lines += [f"{report['threads']} thread, a shared machine, {report['iterations']} iterations. Milliseconds.", ""]
+    lines += [f"{report['threads']} thread, {report['iterations']} iterations. Milliseconds.", ""]
     names = ("network", "solve", "POT", "once", "amortised")
     shares = ("share solved in every step", "share of POT", "share of the example")
     lines += ["| family | " + " | ".join((*names, *shares)) + " |", "| --- " * (len(names) + len(shares) + 1) + "|"]
