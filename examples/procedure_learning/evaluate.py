@@ -61,7 +61,7 @@ def evaluate(Z: np.ndarray, on: Scored, metric: str, family: Family | None = Non
     if family is not None:
         out |= {f"own {k}": v for k, v in pair_scores(solve_plans(batch, family), M, on).items()}
     by_pair = dict(zip(on.pairs, plans, strict=True))
-    out |= keystep_results(Z, on, by_pair, seed)[0]
+    out |= keystep_results(Z, on, by_pair, seed)
     flat = Z.reshape(-1, Z.shape[2])
     out |= {"rank": effective_rank(flat), "spread": spread(flat)}
     return out
@@ -87,10 +87,8 @@ def mean_of_known(rows: np.ndarray) -> list[float]:
     return [float(c[~np.isnan(c)].mean()) if (~np.isnan(c)).any() else float("nan") for c in rows.T]
 
 
-def keystep_results(
-    Z: np.ndarray, on: Scored, plans: dict[tuple[int, int], np.ndarray], seed: int
-) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Scores of the key-steps, and the labels found by the default decoder."""
+def keystep_results(Z: np.ndarray, on: Scored, plans: dict[tuple[int, int], np.ndarray], seed: int) -> dict[str, float]:
+    """Scores of the key-steps."""
     truth = [r.steps for r in on.recordings]
     found = {d: find_keysteps(list(Z), on.clusters, decoder=d, random_state=seed) for d in ("nearest", "cut", "transport")}
     out = {}
@@ -109,7 +107,7 @@ def keystep_results(
         known = [np.where(np.isnan(s), np.nanmean(np.concatenate(share)), s) for s in share]
         dropped = find_keysteps(list(Z), on.steps, unmatched=known, drop=0.5, random_state=seed)
         out["joint F1 (half dropped)"] = keystep_scores(dropped.labels, truth).f1
-    return out, cut.labels
+    return out
 
 
 def controls(on: Scored) -> dict[str, dict[str, float]]:

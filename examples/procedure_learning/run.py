@@ -2,7 +2,7 @@
 
     python examples/procedure_learning/run.py [--data mocap6] [--family "partial FGW"] [--out FOLDER] ...
 
-Writes config.json, metrics.json, checkpoint.pt and pictures; prints a table. docs/procedure_learning.md says what to expect.
+Writes config.json, metrics.json, keysteps.json (labels and order), embeddings.npz, checkpoint.pt and pictures; prints a table. docs/procedure_learning.md says what to expect.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 import pictures
 from config import Config, parse
 from data import NAMES, load
-from evaluate import PROBE, controls, curves, evaluate, keystep_results, scored
+from evaluate import PROBE, controls, curves, evaluate, scored
 from plans import Batch, solve_plans
 from train import embed, settings_of, train
 
 from fpgwot.keystep_metrics import keystep_scores
+from fpgwot.keysteps import confirmed_mass, find_keysteps, precedence, rank
 
 COLUMNS = ("probe P", "probe R", "own P", "own mass", "neighbours", "probe AUC unmatched", "joint F1 (cut)", "joint IoU (cut)")
 COLUMNS += ("EgoProceL F1", "order by time", "rank")
@@ -34,17 +35,21 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.json")
     recordings = load(config.data, Path(config.path) if config.path else None, config.seed)
+    has_labels = any(r.steps.any() for r in recordings)
+    if not (has_labels or config.steps):
+        raise SystemExit("the recordings have no labels: say how many key-steps the task has, --steps N")
     learnt_from = [r for r in recordings if r.group == 0]
     trained = train(learnt_from, config, folder=folder)
 
     background = None if config.background == "auto" else config.background == "yes"
-    has_labels = any(r.steps.any() for r in recordings)
-    if not (has_labels or config.steps):
-        raise SystemExit("the recordings have no labels: say how many key-steps the task has, --steps N")
     on = scored(recordings, config.frames, config.steps, background)
     Z = embed(trained.model, on.features)
     plans = dict(zip(on.pairs, solve_plans(Batch.of(Z, on.pairs, "cosine"), PROBE), strict=True))
     np.savez(folder / "embeddings.npz", **{r.name: z for r, z in zip(on.recordings, Z, strict=True)})
+    found = find_keysteps(list(Z), on.clusters, random_state=config.seed)
+    order = rank(precedence(found.labels, on.clusters, confirmed_mass(found.labels, plans)))
+    labels = {r.name: x.tolist() for r, x in zip(on.recordings, found.labels, strict=True)}
+    (folder / "keysteps.json").write_text(json.dumps({"order by time": found.order, "order by plans": order, "labels": labels}))
     pictures.history(trained.history, folder / "training.png")
     rows: dict[str, dict[str, float]] = {}
     if has_labels:
@@ -52,11 +57,10 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         rows[f"trained, {config.family}"] = evaluate(Z, on, "cosine", trained.family, config.seed)
         table(rows)
         palette = pictures.colours(max(int(r.steps.max()) for r in on.recordings))
-        _, found = keystep_results(Z, on, plans, config.seed)
-        matching = keystep_scores(found, [r.steps for r in on.recordings]).matching
+        matching = keystep_scores(found.labels, [r.steps for r in on.recordings]).matching
         pictures.plan_maps(on.features, Z, on, palette, folder / "plans.png")
         pictures.over_time(Z, on, palette, folder / "embeddings.png")
-        pictures.bars(found, matching, on, palette, folder / "keysteps.png")
+        pictures.bars(found.labels, matching, on, palette, folder / "keysteps.png")
         pictures.mass_curves(curves(on.features, on, "euclidean"), curves(Z, on, "cosine"), folder / "masses.png")
     seconds = {**trained.seconds, "everything": time.perf_counter() - began}
     report = {"rows": rows, "plan": settings_of(trained.family), "seconds": seconds, "collapsed": trained.collapsed}
