@@ -69,6 +69,8 @@ def main() -> None:
             if name == "openpack" and args.openpack is None:
                 continue
             for row in ("controls", *ROWS):
+                if row == RULE and name != "openpack":  # elsewhere the test finds no fixed order, and the rule is the default
+                    continue
                 if (name, row, seed) in {(r["data"], r["row"], r["seed"]) for r in known(log)}:
                     continue
                 start = time.perf_counter()

@@ -2,7 +2,8 @@
 
     python examples/procedure_learning/run.py [--data mocap6] [--family "partial FGW"] [--out FOLDER] ...
 
-Writes config.json, metrics.json, keysteps.json (labels and order), embeddings.npz, checkpoint.pt and pictures; prints a table. docs/procedure_learning.md says what to expect.
+Writes config.json, metrics.json, keysteps.json (labels and order), embeddings.npz, checkpoint.pt and pictures; prints a table.
+docs/procedure_learning.md says what to expect.
 """
 
 from __future__ import annotations
