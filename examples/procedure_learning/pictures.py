@@ -103,7 +103,7 @@ def mass_curves(before: dict[str, np.ndarray], after: dict[str, np.ndarray], pat
 def history(values: dict[str, list[float]], path: Path) -> None:
     """Loss, and what a collapse shows in: effective rank and spread."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), layout="constrained")
-    titles = {"loss": "loss", "rank": "effective rank of the batch", "spread": "spread: mean squared distance from the mean"}
+    titles = {"loss": "loss", "rank": "effective rank of the batch", "spread": "spread of the batch"}
     for ax, (name, label) in zip(axes, titles.items(), strict=True):
         ax.plot(values["iteration"], values[name])
         ax.set(xlabel="iteration", title=label)
