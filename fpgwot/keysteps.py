@@ -1,6 +1,6 @@
 r"""Key-steps of a task from embedded recordings: one clustering for all recordings, decoded along time, and put in order.
 
-    cluster -> decode (nearest centre, Potts cut, or transport) -> order
+    cluster -> decode (nearest centre, Potts cut, or transport) -> order (`step_order`)
 
 How many clusters: `cluster_count`. Where background is expected, clusters for it must come on top of those of the steps, twice
 the number of steps in all; or frames without a partner are dropped first (`unmatched_share`), and K is the number of steps.
@@ -8,15 +8,16 @@ the number of steps in all; or frames without a partner are dropped first (`unma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .step_order import Plans, by_value, checked_plans, step_times
+
 DECODERS = ("nearest", "cut", "transport")
 ITERATIONS = 100  # of Lloyd's algorithm; it stops when no frame changes its cluster
-Plans = Mapping[tuple[int, int], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ def find_keysteps(
                 out[use] = decode_transport(D)
         labels.append(out)
     times = step_times(labels, k)
-    return KeySteps(labels, centres, times, _sorted(times))
+    return KeySteps(labels, centres, times, by_value(times))
 
 
 def cluster(sequences: Sequence[Any], k: int, *, n_init: int = 4, random_state: Any = None) -> np.ndarray:
@@ -279,117 +280,14 @@ def unmatched_share(plans: Plans, weights: Sequence[Any]) -> list[np.ndarray]:
     """
     w = [np.full(x, 1 / x) if np.ndim(x) == 0 else np.asarray(x, dtype=float) for x in weights]
     total, count = [np.zeros(len(x)) for x in w], np.zeros(len(w), int)
-    for (i, j), T in _checked_plans(plans, [len(x) for x in w]):
+    for (i, j), T in checked_plans(plans, [len(x) for x in w]):
         for r, matched in ((i, T.sum(1)), (j, T.sum(0))):
             total[r] += 1 - np.minimum(matched / np.where(w[r] > 0, w[r], 1.0), 1.0)
             count[r] += 1
     return [t / c if c else np.full(len(t), np.nan) for t, c in zip(total, count, strict=True)]
 
 
-# -------------------------------------------------------------------------------------------------------------------- order
-
-
-def step_times(labels: Sequence[Any], k: int, mass: Sequence[Any] | None = None) -> np.ndarray:
-    """Mean normalised time of each of k clusters over all recordings (frame t of n is at (t + 1/2)/n); NaN for empty ones.
-
-    Parameters
-    ----------
-    labels : sequence of int arrays (n_i,)
-        -1: dropped.
-    k : int
-    mass : sequence of arrays (n_i,), optional
-        What each frame counts, for example `confirmed_mass`; by default 1/n_i.
-
-    Examples
-    --------
-    >>> from fpgwot.keysteps import step_times
-    >>> step_times([[0, 0, 1, 1], [1, 0]], 2)
-    array([0.5, 0.5])
-    """
-    moment, total = np.zeros(k), np.zeros(k)
-    for x, w in zip(_checked_labels(labels, k), _masses(labels, mass), strict=True):
-        t, used = (np.arange(len(x)) + 0.5) / len(x), x >= 0
-        moment += np.bincount(x[used], (w * t)[used], k)
-        total += np.bincount(x[used], w[used], k)
-    return np.where(total > 0, moment / np.where(total > 0, total, 1), np.nan)
-
-
-def confirmed_mass(labels: Sequence[Any], plans: Plans) -> list[np.ndarray]:
-    """Mass of each frame that the pairwise plans send to frames of the same cluster, mean over the recording's partners.
-
-    Frames that no other recording confirms (background, mistakes) count nothing: with `step_times` or `precedence` this gives
-    the order of the key-steps that the plans agree on.
-
-    Examples
-    --------
-    >>> from fpgwot.keysteps import confirmed_mass
-    >>> confirmed_mass([[0, 1], [0, 0]], {(0, 1): [[0.25, 0.0], [0.0, 0.5]]})
-    [array([0.25, 0.  ]), array([0.25, 0.  ])]
-    """
-    x = [np.asarray(y) for y in labels]
-    total, count = [np.zeros(len(y)) for y in x], np.zeros(len(x), int)
-    for (i, j), T in _checked_plans(plans, [len(y) for y in x]):
-        agreed = T * ((x[i][:, None] == x[j][None]) & (x[i] >= 0)[:, None])
-        for r, mass in ((i, agreed.sum(1)), (j, agreed.sum(0))):
-            total[r] += mass
-            count[r] += 1
-    return [t / max(c, 1) for t, c in zip(total, count, strict=True)]
-
-
-def precedence(labels: Sequence[Any], k: int, mass: Sequence[Any] | None = None) -> np.ndarray:
-    r"""Votes for "cluster a comes before cluster b", an array (k, k).
-
-    .. math:: W_{ab} = \sum_{recordings} \frac{\sum_{s<t} w_s [l_s = a]\, w_t [l_t = b]}
-                                              {\sum_s w_s [l_s = a]\ \sum_t w_t [l_t = b]}
-
-    over the recordings that have both, so each recording has one vote a pair, split where the steps interleave.
-
-    Parameters
-    ----------
-    labels, k, mass
-        As in `step_times`.
-
-    Examples
-    --------
-    >>> from fpgwot.keysteps import precedence
-    >>> precedence([[0, 1, 1], [1, 0, 1]], 2)
-    array([[0. , 1.5],
-           [0.5, 0. ]])
-    """
-    W = np.zeros((k, k))
-    for x, w in zip(_checked_labels(labels, k), _masses(labels, mass), strict=True):
-        hot = (x[:, None] == np.arange(k)) * w[:, None]
-        later = hot.sum(0) - np.cumsum(hot, 0)
-        total = hot.sum(0)
-        both = total[:, None] * total[None]
-        W += np.where(both > 0, hot.T @ later / np.where(both > 0, both, 1), 0)
-    np.fill_diagonal(W, 0)
-    return W
-
-
-def rank(votes: Any) -> list[int]:
-    """Clusters from first to last by the share of votes each wins against the others (Borda); those without votes are left out.
-
-    Examples
-    --------
-    >>> from fpgwot.keysteps import rank
-    >>> rank([[0.0, 2.0, 2.0], [1.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
-    [0, 1, 2]
-    """
-    W = np.asarray(votes, dtype=float)
-    if W.ndim != 2 or W.shape[0] != W.shape[1] or not np.isfinite(W).all() or (W < 0).any():
-        raise ValueError(f"votes must be a square array with entries 0 or more, got shape {W.shape}")
-    cast = W + W.T
-    won = np.where(cast > 0, W / np.where(cast > 0, cast, 1), 0.5)
-    np.fill_diagonal(won, 0.5)
-    return _sorted(np.where((cast > 0).any(1), -won.sum(1), np.nan))
-
-
 # ------------------------------------------------------------------------------------------------------------------- inside
-
-
-def _sorted(value: np.ndarray) -> list[int]:
-    return [int(a) for a in np.argsort(value, kind="stable") if np.isfinite(value[a])]
 
 
 def _sequences(sequences: Sequence[Any]) -> list[np.ndarray]:
@@ -415,32 +313,3 @@ def _kept(X: list[np.ndarray], unmatched: Sequence[Any], drop: float) -> list[np
 
 def _squared_distances(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     return np.maximum((X**2).sum(1)[:, None] + (Y**2).sum(1)[None] - 2 * X @ Y.T, 0)
-
-
-def _checked_plans(plans: Plans, lengths: list[int]) -> list[tuple[tuple[int, int], np.ndarray]]:
-    out = []
-    for (i, j), plan in plans.items():
-        T = np.asarray(plan, dtype=float)
-        if not (0 <= i < len(lengths) and 0 <= j < len(lengths)) or T.shape != (lengths[i], lengths[j]):
-            raise ValueError(f"plan ({i}, {j}) has shape {T.shape}, which does not fit the recordings' lengths {lengths}")
-        if not np.isfinite(T).all() or (T < 0).any():
-            raise ValueError(f"plan ({i}, {j}) has negative, NaN or infinite entries")
-        out.append(((i, j), T))
-    return out
-
-
-def _checked_labels(labels: Sequence[Any], k: int) -> list[np.ndarray]:
-    out = [np.asarray(x) for x in labels]
-    for x in out:
-        if x.ndim != 1 or x.dtype.kind not in "iu" or (x < -1).any() or (x >= k).any():
-            raise ValueError(f"labels must be vectors of integers from -1 (dropped) to {k - 1}")
-    return out
-
-
-def _masses(labels: Sequence[Any], mass: Sequence[Any] | None) -> list[np.ndarray]:
-    if mass is None:
-        return [np.full(len(x), 1 / max(len(x), 1)) for x in labels]
-    out = [np.asarray(w, dtype=float) for w in mass]
-    if [w.shape for w in out] != [(len(x),) for x in labels] or any(not np.isfinite(w).all() or (w < 0).any() for w in out):
-        raise ValueError("mass must hold one number, 0 or more, for each frame of each recording")
-    return out

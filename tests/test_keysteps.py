@@ -11,15 +11,12 @@ from fpgwot.keystep_metrics import KeyStepScores, keystep_scores, order_accuracy
 from fpgwot.keysteps import (
     cluster,
     cluster_count,
-    confirmed_mass,
     decode_transport,
     find_keysteps,
     potts_cut,
-    precedence,
-    rank,
-    step_times,
     unmatched_share,
 )
+from fpgwot.step_order import confirmed_mass, precedence, rank, step_times
 
 
 def task(seed: int = 0, noise: float = 0.3) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -12,8 +12,9 @@ from model import effective_rank, spread
 from plans import FAMILIES, Batch, Family, dtw, solve_plans, with_mass
 
 from fpgwot.keystep_metrics import keystep_scores, order_accuracy, uniform_chunks
-from fpgwot.keysteps import cluster_count, confirmed_mass, find_keysteps, precedence, rank, unmatched_share
+from fpgwot.keysteps import cluster_count, find_keysteps, unmatched_share
 from fpgwot.metrics import keep_cheapest, matching_scores, neighbour_agreement, no_partner_auc
+from fpgwot.step_order import confirmed_mass, precedence, rank
 
 MOST_PAIRS = 40  # scored pairs, a random choice (the same for every method) where there are more
 PROBE = FAMILIES["partial FGW"]  # one and the same plan on every embedding, so that precisions are at equal mass

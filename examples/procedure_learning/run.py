@@ -21,7 +21,8 @@ from plans import Batch, solve_plans
 from train import embed, settings_of, train
 
 from fpgwot.keystep_metrics import keystep_scores
-from fpgwot.keysteps import confirmed_mass, find_keysteps, precedence, rank
+from fpgwot.keysteps import find_keysteps
+from fpgwot.step_order import confirmed_mass, precedence, rank
 
 COLUMNS = ("probe P", "probe R", "own P", "own mass", "neighbours", "probe AUC unmatched", "joint F1 (cut)", "joint IoU (cut)")
 COLUMNS += ("EgoProceL F1", "order by time", "rank")
