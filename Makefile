@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint bench wheel clean
+.PHONY: help demo example test lint bench wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,6 +14,9 @@ help: ## this list
 
 demo: $(VENV)/.demo ## align six real exercise routines and draw one alignment into out/
 	$(BIN)/python examples/demo_mocap6.py
+
+example: $(VENV)/.example ## procedure learning: train on the six routines, write metrics and pictures into out/procedure
+	$(BIN)/python examples/procedure_learning/run.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -40,6 +43,10 @@ $(BIN)/python:
 # Stamps: an environment is filled again only when the requirements change. The development set contains the demo's.
 $(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet -e '.[plot,cli]'
+	@touch $@
+
+$(VENV)/.example: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet -e '.[example]'
 	@touch $@
 
 $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python

@@ -287,6 +287,49 @@ def laplace_structure(n: int, scale: float = 0.05) -> np.ndarray:
     return np.exp(-_lags(n) / (scale * n))
 
 
+def segment_structure(X: Any, scale: float = 0.1, sharpness: float = 2.0) -> np.ndarray:
+    r"""Kernel of segments for the square loss: frames near one another in time *and* alike.
+
+    .. math:: C_{ik} = \exp(-|i-k| / (scale \cdot n))\ \exp(-sharpness\ (d_{ik} / \bar d)^2),\quad d_{ik} = \|x_i - x_k\|
+
+    with the mean distance over all pairs of frames as unit. A boundary between two steps shows as a drop although the frames
+    are neighbours, so that a step goes to a step as a whole, and not to parts of two.
+
+    Parameters
+    ----------
+    X : array (n, d)
+        Features of the frames.
+    scale : float
+        Reach in time as a share of the sequence.
+    sharpness : float
+        0: time alone (`laplace_structure`).
+
+    Returns
+    -------
+    array (n, n)
+        Symmetric, ones on the diagonal, positive semi-definite (a product of two such kernels).
+
+    Examples
+    --------
+    >>> from fpgwot.temporal import segment_structure
+    >>> segment_structure([[0.0], [0.0], [1.0]], scale=1e9).round(3)
+    array([[1., 1., 0.],
+           [1., 1., 0.],
+           [0., 0., 1.]])
+    """
+    X = np.asarray(X, dtype=float)
+    if X.ndim != 2 or 0 in X.shape or not np.isfinite(X).all():
+        raise ValueError(f"X must be a finite array (frames, features), got shape {X.shape}")
+    if not 0 <= sharpness < np.inf:
+        raise ValueError(f"sharpness must be 0 or more and finite, got {sharpness!r}")
+    X = X - X.mean(0)
+    squares = np.maximum((X**2).sum(1)[:, None] + (X**2).sum(1) - 2 * X @ X.T, 0)
+    np.fill_diagonal(squares, 0)
+    mean = np.sqrt(squares).mean()
+    alike = np.exp(-sharpness * squares / (mean**2 if mean > 0 else 1.0))
+    return laplace_structure(len(X), scale) * (alike + alike.T) / 2
+
+
 def band_structure(n: int, radius: float) -> np.ndarray:
     r"""Neighbours in time, the frame structure of ASOT and VAOT (product loss).
 

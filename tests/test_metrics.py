@@ -1,11 +1,21 @@
-"""Matching scores on cases done by hand."""
+"""Scores of plans on cases done by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fpgwot.metrics import agreement, matching_scores
+from fpgwot.metrics import (
+    NoPartner,
+    agreement,
+    auc,
+    keep_cheapest,
+    kendall_tau,
+    mass_curve,
+    matching_scores,
+    neighbour_agreement,
+    no_partner_auc,
+)
 
 HALF = np.eye(2) / 2
 TRUE = np.eye(2, dtype=bool)
@@ -93,3 +103,89 @@ def test_refusals():
         with pytest.raises(ValueError, match=text):
             matching_scores(*args)
     matching_scores(1.04 * HALF, TRUE)
+
+
+# ------------------------------------------------------------------------------------ curves, background, order, neighbours
+
+
+def test_curve_is_in_order_of_mass():
+    M = np.array([[1.0, 9.0], [9.0, 2.0]])
+    curve = mass_curve([HALF, keep_cheapest(HALF, M, 0.25), keep_cheapest(HALF, M, 0.5)], np.diag([True, False]))
+    np.testing.assert_allclose(curve.mass, [0.25, 0.5, 1])
+    np.testing.assert_allclose(curve.precision, [1, 1, 0.5])
+    np.testing.assert_allclose(curve.recall, [0.5, 1, 1])
+    with pytest.raises(ValueError, match="empty"):
+        mass_curve([], TRUE)
+
+
+def test_keep_cheapest():
+    rng = np.random.default_rng(0)
+    T, M = rng.random((7, 5)), rng.random((7, 5))
+    kept = keep_cheapest(T, M, 6.0)
+    assert kept.sum() == pytest.approx(6.0)
+    assert (kept <= T).all()
+    part = (kept > 0) & (kept < T)
+    assert part.sum() <= 1  # at most one entry is cut
+    assert M[kept > 0].max() <= M[kept == 0].min()
+    np.testing.assert_array_equal(keep_cheapest(T, M, 1e9), T)
+    assert keep_cheapest(T, M, 0).sum() == 0
+    for args, text in [((T, M[:3], 1.0), "one shape"), ((T, M, -1.0), "0 or more"), ((-T, M, 1.0), "0 or more")]:
+        with pytest.raises(ValueError, match=text):
+            keep_cheapest(*args)
+
+
+def test_auc():
+    assert auc([3, 2, 1], [True, False, False]) == 1
+    assert auc([1, 1, 1, 1], [True, False, True, False]) == 0.5
+    assert auc([np.inf, 0.0], [False, True]) == 0
+    assert np.isnan(auc([1, 2], [True, True]))
+    rng = np.random.default_rng(1)
+    x, yes = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in x[yes] for b in x[~yes]]
+    assert auc(x, yes) == pytest.approx(np.mean(pairs))
+    with pytest.raises(ValueError, match="boolean"):
+        auc([1, 2], [1, 0])
+
+
+def test_points_without_partner():
+    # row 1 and column 1 are background; the partial plan leaves them out, the balanced one pays for them
+    M = np.array([[0.1, 1.0], [1.0, 0.9]])
+    labels = ([1, 0], [1, 0])
+    assert no_partner_auc(np.diag([0.5, 0.0]), M, labels) == NoPartner(1.0, 1.0)
+    balanced = no_partner_auc(HALF, M, labels)
+    assert (balanced.unmatched, balanced.cost) == (0.5, 1.0)
+    assert np.isnan(no_partner_auc(HALF, M, ([1, 2], [1, 2])).cost)
+    # points without weight are no points
+    p = np.array([0.5, 0.5, 0.0])
+    padded = no_partner_auc(np.diag([0.5, 0.0, 0.0]), np.pad(M, (0, 1)), ([1, 0, 0], [1, 0, 0]), p, p)
+    assert padded == NoPartner(1.0, 1.0)
+    with pytest.raises(ValueError, match="M must be"):
+        no_partner_auc(HALF, M[:1], labels)
+    with pytest.raises(ValueError, match="carries mass"):
+        no_partner_auc(2 * HALF, M, labels)
+
+
+def test_kendall_tau_against_all_pairs():
+    rng = np.random.default_rng(2)
+    T = rng.random((5, 4)) ** 3
+    same = opposite = 0.0
+    for (i, j), a in np.ndenumerate(T):
+        for (k, l), b in np.ndenumerate(T):
+            same, opposite = same + a * b * ((k - i) * (l - j) > 0), opposite + a * b * ((k - i) * (l - j) < 0)
+    assert kendall_tau(T) == pytest.approx((same - opposite) / (same + opposite))
+    assert kendall_tau(9 * T) == pytest.approx(kendall_tau(T))
+    assert kendall_tau(np.eye(3)[[1, 0, 2]]) == pytest.approx(1 / 3)
+    assert kendall_tau(np.full((3, 3), 1.0)) == pytest.approx(0)
+    assert np.isnan(kendall_tau(np.ones((1, 4))))
+    assert np.isnan(kendall_tau(np.zeros((2, 2))))
+    with pytest.raises(ValueError, match="0 or more"):
+        kendall_tau(-np.eye(2))
+
+
+def test_neighbour_agreement():
+    M = np.array([[0.1, 0.9, 0.5], [0.9, 0.8, 0.1], [0.0, 1.0, 1.0]])
+    assert neighbour_agreement(M, [1, 1, 0], [1, 1, 0]) == 0.5
+    assert neighbour_agreement(M, [1, 1, 0], [1, 1, 0], background=None) == pytest.approx(1 / 3)
+    assert np.isnan(neighbour_agreement(M, [0, 0, 0], [1, 1, 1]))
+    with pytest.raises(ValueError, match="one cost"):
+        neighbour_agreement(M, [1, 1], [1, 1, 0])

@@ -74,6 +74,7 @@ ALLOWED = {
     "_sensitivity.py": ("structure", "marginals"),
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),
+    "keysteps.py": ("api", "presets", "temporal", "step_order"),
 }
 for _name in TREES:
     if _name.startswith("nn/"):

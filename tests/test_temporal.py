@@ -118,3 +118,21 @@ def test_refusals():
     ]:
         with pytest.raises(ValueError, match=text):
             call()
+
+
+def test_segment_structure():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((12, 3))
+    C = temporal.segment_structure(X, 0.2, 2.0)
+    D = np.linalg.norm(X[:, None] - X, axis=2)
+    lag = abs(np.subtract.outer(np.arange(12), np.arange(12)))
+    np.testing.assert_allclose(C, np.exp(-lag / 2.4) * np.exp(-2 * (D / D.mean()) ** 2), atol=1e-12)
+    np.testing.assert_array_equal(C, C.T)
+    assert np.linalg.eigvalsh(C).min() > -1e-12
+    np.testing.assert_allclose(temporal.segment_structure(1e6 + 50 * X, 0.2, 2.0), C, atol=1e-6)  # scale and place do not count
+    np.testing.assert_allclose(temporal.segment_structure(X, 0.2, 0.0), temporal.laplace_structure(12, 0.2))
+    np.testing.assert_allclose(temporal.segment_structure(np.ones((4, 2)), 0.2), temporal.laplace_structure(4, 0.2))
+    assert temporal.segment_structure(X[:1]).tolist() == [[1.0]]
+    for bad in ((X[0],), (X * np.nan,), (X, 0.0), (X, 0.1, -1.0)):
+        with pytest.raises(ValueError, match="must be"):
+            temporal.segment_structure(*bad)

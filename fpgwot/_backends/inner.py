@@ -23,7 +23,7 @@ FREE_STEPS, PRICE = (
     60,
 )  # CG steps of a Newton step that cost nothing; passes that a factor costs: bought when the rest adds up to it
 
-sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals, and `forget(*s, which)`, which empties the mixing
+sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals, and `forget(s, which)`, which empties the mixing
 anderson: Any = None
 newton: Any = None
 factor: Any = None
@@ -33,73 +33,126 @@ numbers: Any = None
 forget: Any = None
 
 
+# Loops, not array expressions: those would take seconds to compile.
+
+
+def unfinished(out, target, feasible, work):  # type: ignore[no-untyped-def]
+    """Strike the problems that are done off `work`; whether any is left."""
+    left = False
+    for b in range(len(work)):
+        work[b] = work[b] and not (out[b, RES] <= target[b] and out[b, VIOL] <= feasible[b])
+        left = left or work[b]
+    return left
+
+
+def fallen(out, old, slack, work, worse):  # type: ignore[no-untyped-def]
+    """Mark the problems whose dual fell below `old`; whether there are any."""
+    found = False
+    for b in range(len(work)):
+        worse[b] = work[b] and not out[b, PHI] >= old[b, PHI] - slack * abs(old[b, PHI])
+        found = found or worse[b]
+    return found
+
+
+def running(out, todo):  # type: ignore[no-untyped-def]
+    """Strike the problems whose conjugate gradients are done off `todo`; whether any is left."""
+    left = False
+    for b in range(len(todo)):
+        todo[b] = todo[b] and out[b, DONE] == 0
+        left = left or todo[b]
+    return left
+
+
+def refused(out, start, slack, search, a):  # type: ignore[no-untyped-def]
+    """Strike the problems whose step raised the dual enough off `search` and shorten the others; whether any is left."""
+    left = False
+    for b in range(len(search)):
+        phi, before = out[b, PHI], start[b, PHI]
+        enough = phi >= before + 1e-4 * out[b, GAIN] or abs(phi - before) < slack * max(1.0, abs(before))
+        search[b] = search[b] and not (np.isfinite(phi) and enough)
+        if search[b]:
+            a[b] = 0.3 * a[b]
+            left = True
+    return left
+
+
+def costly(spent, work, heavy):  # type: ignore[no-untyped-def]
+    """Mark the problems whose conjugate gradients have cost as much as a factor, and begin to count anew; whether any is."""
+    found = False
+    for b in range(len(work)):
+        heavy[b] = work[b] and spent[b] > PRICE
+        if heavy[b]:
+            spent[b], found = 0.0, True
+    return found
+
+
+def count(total, which, unit):  # type: ignore[no-untyped-def]
+    """total += unit where `which`."""
+    for b in range(len(which)):
+        if which[b]:
+            total[b] += unit
+
+
+HELPERS = {f.__name__: f for f in (unfinished, fallen, running, refused, costly, count)}
+
+
 def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ignore[no-untyped-def]
     """Raise the dual until the residual is below `target` and no point off by more than `feasible`; reads of K per problem.
 
     `s` holds the state as the primitives take it: a tuple of one `Scaling`, or of its arrays. `spent` counts, from call to call,
     the CG steps that a factor would have saved since the last one was built.
     """
-    passes, none, zero = np.zeros(len(on), np.int64), np.zeros(len(on), np.bool_), np.zeros(len(on))
-    work = on.copy()
+    B = len(on)
+    passes, none, some = np.zeros(B, np.int64), np.zeros(B, np.bool_), np.zeros(B, np.bool_)
+    work, zero = on.copy(), np.zeros(B)
     sweep(K, *s, work)
-    passes += work
+    count(passes, work, 1)
     out = numbers(*s)
     forget(*s, work)
     for k in range(SWEEPS):
-        if k > 0:
-            work = work & ~((out[:, RES] <= target) & (out[:, VIOL] <= feasible))
-        if not work.any():
+        if k > 0 and not unfinished(out, target, feasible, work):
             return passes
-        old = out[:, PHI]
+        old = out
         anderson(*s, none, work)
         sweep(K, *s, work)
-        passes += work
+        count(passes, work, 1)
         out = numbers(*s)
-        worse = work & ~(out[:, PHI] >= old - slack * np.abs(old))
-        if worse.any():  # the mixed point is below the last image: take that one
-            anderson(*s, worse, worse)
-            sweep(K, *s, worse)
-            passes += worse
+        if fallen(out, old, slack, work, some):  # the mixed point is below the last image: take that one
+            anderson(*s, some, some)
+            sweep(K, *s, some)
+            count(passes, some, 1)
             out = numbers(*s)
     for _ in range(newton_steps):
-        work = work & ~((out[:, RES] <= target) & (out[:, VIOL] <= feasible))
-        if not work.any():
+        if not unfinished(out, target, feasible, work):
             return passes
         newton(K, *s, work)
-        passes += work
-        heavy = work & (spent > PRICE)
-        if heavy.any():
-            passes += PRICE * factor(K, *s, heavy)
-            spent[heavy] = 0.0
-        todo = work & (numbers(*s)[:, DONE] == 0)
-        for k in range(CG_STEPS):
-            if not todo.any():
-                break
+        count(passes, work, 1)
+        if costly(spent, work, some):
+            count(passes, factor(K, *s, some) > 0, PRICE)
+        todo, k = work.copy(), 0
+        while k < CG_STEPS and running(numbers(*s), todo):
             cg(K, *s, CG_STOP, todo)
-            passes += todo
+            count(passes, todo, 1)
             if k >= FREE_STEPS:
-                spent += todo
-            todo = todo & (numbers(*s)[:, DONE] == 0)
-        start, a, search = out[:, PHI], np.ones(len(on)), work.copy()
-        for _ in range(BACKTRACKS):
+                count(spent, todo, 1.0)
+            k += 1
+        start, a, search, tries = out, np.ones(B), work.copy(), 0
+        while tries < BACKTRACKS:
             trial(*s, a, search)
             sweep(K, *s, search)
-            passes += search
+            count(passes, search, 1)
             out = numbers(*s)
-            phi = out[:, PHI]
-            enough = (phi >= start + 1e-4 * out[:, GAIN]) | (np.abs(phi - start) < slack * np.maximum(1.0, np.abs(start)))
-            search = search & ~(np.isfinite(phi) & enough)
-            if not search.any():
+            tries += 1
+            if not refused(out, start, slack, search, a):
                 break
-            a = np.where(search, 0.3 * a, a)
         if search.any():  # back to the start of the line search: the Sinkhorn step below always raises the dual
             trial(*s, zero, search)
             sweep(K, *s, search)
-            passes += search
+            count(passes, search, 1)
         forget(*s, work)  # mixing without a memory is the Sinkhorn step
         anderson(*s, none, work)
         sweep(K, *s, work)
-        passes += work
+        count(passes, work, 1)
         out = numbers(*s)
     return passes
 
@@ -119,5 +172,6 @@ def interpreted(be: Any) -> Callable[..., Any]:
     def forget(s: Any, which: np.ndarray) -> None:
         s.used[be.xp.asarray(which)] = 0
 
+    names |= {name: be.compiled(bound(f, "_" + be.name)) for name, f in HELPERS.items()}
     loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, **names)
     return lambda K, s, *rest: loop(K, (s,), *rest)

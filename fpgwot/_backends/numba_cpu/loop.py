@@ -38,6 +38,7 @@ def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[
 
 
 _names = {name: getattr(_k, name).serial for name in ("sweep", "anderson", "newton", "cg", "trial")}
+_names |= {name: jit(inner.bound(f, "_compiled")) for name, f in inner.HELPERS.items()}
 _ascend = jit(inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, **_names))
 
 
