@@ -165,13 +165,14 @@ def bound(function: Callable[..., Any], suffix: str, **names: Any) -> Callable[.
     return twin
 
 
-def interpreted(be: Any) -> Callable[..., Any]:
-    """`ascend` of a backend whose primitives are called from Python."""
+def interpreted(be: Any, compiled: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """`ascend` of a backend whose primitives are called from Python; `compiled` for the helpers, where batches are large."""
     names = {name: getattr(be, name) for name in ("sweep", "anderson", "newton", "factor", "cg", "trial")}
 
     def forget(s: Any, which: np.ndarray) -> None:
         s.used[be.xp.asarray(which)] = 0
 
-    names |= {name: be.compiled(bound(f, "_" + be.name)) for name, f in HELPERS.items()}
+    if compiled is not None:
+        names |= {name: compiled(bound(f, "_" + be.name)) for name, f in HELPERS.items()}
     loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, **names)
     return lambda K, s, *rest: loop(K, (s,), *rest)

@@ -46,7 +46,7 @@ class Gpu:
     def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS) -> None:
         self.cp, self.xp, self.threads = cp, cp, threads
         self.compiled = compiled or (lambda function: function)
-        self.ascend = inner.interpreted(self)
+        self.ascend = inner.interpreted(self, self.compiled)
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
 

@@ -33,7 +33,7 @@ xp = np
 matmul = np.matmul
 host = np.asarray
 factors = True
-LARGE = 200_000  # entries from which a pass outlasts its call, and several threads share its rows: the interpreter runs the loop
+LARGE = 200_000  # entries from which the passes of a batch outlast the calls: several threads share the rows of each problem
 
 
 def _work(K: np.ndarray, on: np.ndarray) -> int:
@@ -111,7 +111,7 @@ def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
 def ascend(  # type: ignore[no-untyped-def]
     K: np.ndarray, s: Scaling, target, feasible, steps: int, slack: float, spent: np.ndarray, on: np.ndarray
 ) -> np.ndarray:
-    if K.shape[1] * K.shape[2] > LARGE:
+    if len(on) == 1 or K.shape[1] * K.shape[2] > LARGE:  # one problem alone would not earn back what the loop takes to compile
         return np.asarray(_interpreted(K, s, target, feasible, steps, slack, spent, on))
     return _loop.run(K, _state(s), target, feasible, steps, slack, spent, on)
 

@@ -1,7 +1,7 @@
 """The inner solve compiled: the text of `_backends/inner.py` with the serial kernels of `scaling.py` as its primitives.
 
-For problems whose passes cost less than a call from the interpreter. A problem of a batch runs on its own, without waiting for
-the others, and one thread works on it: its matrix stays in the cache.
+For batches of problems whose passes cost less than a call from the interpreter. Each runs on its own, without waiting for the
+others, and one thread works on it: its matrix stays in the cache.
 
 Compiling is dear, since whatever a function calls is optimised once more with it. So there is nothing between the loop and the
 kernels, and the loop over a batch has a parallel form only.
@@ -58,8 +58,6 @@ def run(
 ) -> Any:
     """Reads of K that each problem took."""
     busy = np.flatnonzero(on)
-    if len(on) == 1:
-        return _ascend(K, state, target, feasible, steps, slack, spent, on)
     if len(busy) > 1 and (passes := _each(K, *state, target, feasible, steps, slack, spent, on)) is not None:
         return passes
     passes = np.zeros(len(on), np.int64)
