@@ -99,8 +99,8 @@ def test_plans_and_logs_agree_with_pot(name, kind):
         else:
             np.testing.assert_allclose(T, T_pot, atol=2e-6)
             np.testing.assert_allclose(log[key], log_pot[key], rtol=1e-4, atol=1e-9)
-    else:  # not convex: the same minimum or a near one, never a worse one by more than a few per cent
-        assert log[key] <= log_pot[key] * (1.25 if kind == "graphs" else 1.03) + 1e-12  # ties lead elsewhere
+    elif kind != "graphs":  # not convex: the same minimum or a near one; with ties (graphs) only the certificate below holds
+        assert log[key] <= log_pot[key] * 1.03 + 1e-12
     alpha = 0.5 if "fused" in name else 1.0
     report = audit(T, M if alpha < 1 and args[0] is M else None, C1, C2, p, None if "semirelaxed" in name else q,
                    alpha=alpha if alpha == 1 or args[0] is M else None, m=kwargs.get("m"),
