@@ -18,8 +18,8 @@ demo: $(VENV)/.demo ## align six real exercise routines and draw one alignment i
 example: $(VENV)/.example ## procedure learning: train on the six routines, write metrics and pictures into out/procedure
 	$(BIN)/python examples/procedure_learning/run.py $(ARGS)
 
-test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## run the tests, one process per core
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, formatting, types
 	$(BIN)/ruff check .

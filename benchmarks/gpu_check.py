@@ -239,7 +239,8 @@ class Check:
     @staticmethod
     def problem(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Cost and structure of the project's model problem."""
-        M, C, _ = problem_t(n, seed)
+        made = problem_t(n, seed)
+        M, C = made.M, made.C1
         return M.astype(np.float32), C.astype(np.float32)
 
     def solves(self) -> list[dict[str, Any]]:

@@ -492,6 +492,16 @@ def test_cross_entropy_against_its_definition(rng):
     assert not S.grad[1, 3:].any()
 
 
+def test_cross_entropy_of_a_pair_without_matched_mass_is_zero():
+    S, T = torch.randn(2, 3, 4, requires_grad=True), torch.rand(2, 3, 4)
+    T[0] = 0
+    found = nn.plan_cross_entropy(S, T, reduction="none")
+    found.sum().backward()
+    assert found[0].item() == 0
+    assert found[1].item() > 0
+    assert torch.isfinite(S.grad).all()
+
+
 def test_training_recovers_a_structure():
     """A loss on the plan teaches the reach of the kernel: 15 steps bring it near the one the target was made with."""
     gen = torch.Generator().manual_seed(1)

@@ -172,7 +172,8 @@ def plan_cross_entropy(
         a, b = _frames(S.shape[-2], lengths_x, S), _frames(S.shape[-1], lengths_y, S)
         S = S.masked_fill(~((a[..., :, None] > 0) & (b[..., None, :] > 0)), torch.finfo(S.dtype).min / 2)
     both = (T * (S.log_softmax(-1) + S.log_softmax(-2))).sum((-2, -1))
-    out = -both / (2 * T.sum((-2, -1)))
+    mass = T.sum((-2, -1))
+    out = -both / torch.where(mass > 0, 2 * mass, 1.0)  # a pair without matched mass has nothing to say
     return out if reduction == "none" else out.mean() if reduction == "mean" else out.sum()
 
 
