@@ -12,7 +12,7 @@ from fpgwot import solve
 from fpgwot._backends import _protocol as ix
 from fpgwot._backends import numba_cpu as numba_be
 from fpgwot._backends import numpy_ref as numpy_be
-from fpgwot._backends.numba_cpu import elementary, lp, scaling
+from fpgwot._backends.numba_cpu import dual, elementary, lp, scaling
 
 B, N, K = 3, 37, 41  # more rows than one work item (32) and than a group of 4; odd, so that no loop comes out even
 SIZE = np.array([[37, 41], [33, 5], [4, 38]], np.int64)
@@ -263,7 +263,7 @@ def test_a_factor_solves_the_newton_system_in_one_step(kind, be):
 
 # --------------------------------------------------------------------------------------------- what only Numba has: threads
 
-KERNELS = [x for m in (scaling, lp) for x in vars(m).values() if type(x).__name__ == "Kernel"]
+KERNELS = [x for m in (scaling, dual, lp) for x in vars(m).values() if type(x).__name__ == "Kernel"]
 
 
 @pytest.fixture

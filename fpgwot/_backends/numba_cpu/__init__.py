@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import inner
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
+from . import dual as _d
 from . import loop as _loop
 from . import scaling as _k
 from ._jit import jit as compiled  # noqa: F401
@@ -85,23 +86,23 @@ def sweep(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
 
 def anderson(s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
     work = int(np.count_nonzero(on)) * s.cols.shape[2] * 50 if len(on) > 1 else 0
-    _k.anderson(work, *_state(s), restart, on)
+    _d.anderson(work, *_state(s), restart, on)
 
 
 def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
-    _k.newton(_work(K, on), K, *_state(s), on)
+    _d.newton(_work(K, on), K, *_state(s), on)
 
 
 def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
-    return np.asarray(_k.factor(K, *_state(s), on))
+    return np.asarray(_d.factor(K, *_state(s), on))
 
 
 def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
-    _k.cg(_work(K, on), K, *_state(s), stop, on)
+    _d.cg(_work(K, on), K, *_state(s), stop, on)
 
 
 def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
-    _k.trial(0, *_state(s), a, on)
+    _d.trial(0, *_state(s), a, on)
 
 
 def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:

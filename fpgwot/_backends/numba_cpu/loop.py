@@ -1,4 +1,4 @@
-"""The inner solve compiled: the text of `_backends/inner.py` with the serial kernels of `scaling.py` as its primitives.
+"""The inner solve compiled: the text of `_backends/inner.py` with the serial kernels beside it as its primitives.
 
 For batches of problems whose passes cost less than a call from the interpreter. Each runs on its own, without waiting for the
 others, and one thread works on it: its matrix stays in the cache.
@@ -16,6 +16,7 @@ from numba import prange
 
 from .. import inner
 from .._protocol import USED
+from . import dual as _d
 from . import scaling as _k
 from ._jit import jit, parallel_only
 
@@ -37,7 +38,8 @@ def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[
     return np.zeros(len(on), np.int64)  # small systems are solved by conjugate gradients alone: a factor gained them nothing
 
 
-_names = {name: getattr(_k, name).serial for name in ("sweep", "anderson", "newton", "cg", "trial")}
+_kernels = {"sweep": _k.sweep, "anderson": _d.anderson, "newton": _d.newton, "cg": _d.cg, "trial": _d.trial}
+_names = {name: f.serial for name, f in _kernels.items()}
 _names |= {name: jit(inner.bound(f, "_compiled")) for name, f in inner.HELPERS.items()}
 _ascend = jit(inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, **_names))
 
