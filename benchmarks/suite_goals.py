@@ -190,7 +190,7 @@ def gradient_growth() -> dict[str, Any]:
         T, s, on = z.product_plan(), z.allocate(), np.ones(1, bool)
         G, work, T0, L = (np.zeros_like(T) for _ in range(4))
         calls[str(n)] = lambda z=z, T=T, G=G, work=work, T0=T0, L=L, s=s, on=on: z.gradient(
-            T, T.sum(2), T.sum(1), G, work, T0, L, s, np.zeros(1, bool), on
+            T, *2 * (T.sum(2), T.sum(1)), G, work, T0, L, s, np.zeros(1, bool), on
         )
     done = interleaved(calls, repeats=9, budget=60)
     return _single(
