@@ -35,7 +35,9 @@ def _forget(R, C, S, size, v, hist, part, sums, factor, which):  # type: ignore[
 
 @jit
 def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[no-untyped-def]
-    return np.zeros(len(on), np.int64)  # small systems are solved by conjugate gradients alone: a factor gained them nothing
+    return np.zeros(
+        len(on), np.int64
+    )  # conjugate gradients alone: a factor gained small problems no time, and would take seconds to compile
 
 
 _kernels = {"sweep": _k.sweep, "anderson": _d.anderson, "newton": _d.newton, "cg": _d.cg, "trial": _d.trial}
