@@ -98,13 +98,13 @@ def verdicts(rows: list[dict[str, Any]]) -> None:
 
 
 def interleaved(
-    calls: dict[str, Callable[[], Any]], repeats: int = 5, budget: float = 20.0, once_above: float = 10.0
+    calls: dict[str, Callable[[], Any]], repeats: int = 5, budget: float = 20.0, once_above: float = 10.0, compiles: str = ""
 ) -> dict[str, dict[str, Any]]:
     """First and later calls, timed in turn: {name: first, seconds (median), times, plan}.
 
     The first call of each (compilation, caches) is kept apart. Then rounds in which every method runs once, until `repeats`
     rounds are done or `budget` seconds are used; a method whose first call took more than `once_above` seconds runs no more,
-    its first call is its time. A call that raises becomes {"error": text}. Times are those of `CLOCK`; limits are wall time.
+    its first call is its time, unless it `compiles`. A call that raises becomes {"error": text}. Times are those of `CLOCK`; limits are wall time.
     """
     out: dict[str, dict[str, Any]] = {}
     running: list[str] = []
@@ -115,7 +115,7 @@ def interleaved(
             out[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             continue
         out[name] = {"first": seconds, "times": [], "plan": plan}
-        if wall <= once_above:
+        if wall <= once_above or name == compiles:
             running.append(name)
     begin = time.perf_counter()
     for turn in range(repeats):

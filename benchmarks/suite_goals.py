@@ -38,7 +38,7 @@ def compare(
 ) -> dict[str, Any]:
     """One row: both times, ratio, objectives and violations (of a batch: mean objective, worst violations)."""
     problems = z if isinstance(z, list) else [z]
-    done = interleaved({"ours": ours, "peer": theirs}, repeats=7, budget=budget)
+    done = interleaved({"ours": ours, "peer": theirs}, repeats=7, budget=budget, compiles="ours")
     row: dict[str, Any] = {"work": work, "peer": peer, "goal": goal, "note": note}
     if any("error" in out for out in done.values()):
         return row | {"error": "; ".join(f"{k}: {out['error']}" for k, out in done.items() if "error" in out)}

@@ -32,7 +32,7 @@ def resolve(arrays: list[Any], backend: Any) -> Route:
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {BACKENDS}")
     own = () if isinstance(backend, str) or backend.xp is np else backend.xp.ndarray
-    given = [a for a in arrays if a is not None and not np.isscalar(a) and hasattr(a, "dtype")]
+    given = [a for a in arrays if hasattr(a, "dtype") and not isinstance(a, np.generic)]
     kinds = {"cupy" if isinstance(a, own) else array_kind(a) for a in given}
     if len(kinds) > 1:
         raise TypeError(f"arrays of different kinds in one call: {sorted(kinds)}; convert them to one")

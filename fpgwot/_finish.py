@@ -125,7 +125,7 @@ def _given(result: Result, give: Callable[[Any], Any]) -> Result:
 def _spread(prep: Prepared, x: Any, orders: tuple[Any, ...], shape: tuple[int, ...], fill: float, side: int = 0) -> Any:
     """Entries of the points in use at their places in the caller's order; `fill` at the points without weight."""
     size = prep.problem.size[:, side : side + len(shape)]
-    if all(o is None for o in orders) and x.shape[1:] == shape and (size == shape).all():
+    if all(o is None for o in orders) and x.shape[1:] == shape and all(row == [*shape] for row in size.tolist()):
         return x
     xp = prep.problem.be.xp
     full = xp.full((len(x), *shape), fill, x.dtype)
@@ -141,8 +141,9 @@ def _violations(prep: Prepared, a: np.ndarray, c: np.ndarray, mass: np.ndarray) 
     problem, worst = prep.problem, np.zeros(len(mass))
     for side, (x, w) in enumerate(((a, prep.p), (c, prep.q))):
         if np.isinf(problem.marginals.tau[side]):
-            ratio = np.where(w > 0, (x - w) / np.where(w > 0, w, 1), 0.0)
-            capped = problem.cap[:, side] == 0
-            worst = np.maximum(worst, np.where(capped, ratio.max(1), np.abs(ratio).max(1)))
-    target = problem.mass * prep.scale
-    return np.maximum(worst, 0.0), np.where(np.isnan(target), 0.0, np.abs(mass - target) / np.where(np.isnan(target), 1, target))
+            ratio = (x - w) / np.where(w > 0, w, 1)  # a point without weight has an empty row
+            worst = np.maximum(worst, ratio.max(1))
+            if (exact := problem.cap[:, side] != 0).any():
+                worst = np.where(exact, np.maximum(worst, -ratio.min(1)), worst)
+    target = problem.mass * prep.scale  # NaN where no mass is fixed
+    return worst, np.where(np.isnan(target), 0.0, np.abs(mass - target) / target)

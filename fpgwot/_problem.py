@@ -62,12 +62,17 @@ class Problem:
 
     def product_plan(self) -> Any:
         """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
+        a, q = self._product()
+        return a[:, :, None] * q[:, None, :]
+
+    def _product(self) -> tuple[Any, Any]:
+        """The two vectors of the product plan."""
         xp = self.be.xp
         P, Q = self.p.sum(1), self.q.sum(1)
         mass = xp.asarray(self.mass)
         mass = xp.where(xp.isnan(mass), xp.minimum(P, Q), mass)
         a = (self.p * (mass / (P * Q))[:, None]).astype(self.dtype)  # cast first: no n x m array in the larger type
-        return a[:, :, None] * self.q.astype(self.dtype)[:, None, :]
+        return a, self.q.astype(self.dtype)
 
     def allocate(self) -> Scaling:
         """State of the scaling iteration at zero potentials."""
@@ -106,6 +111,21 @@ class Problem:
         else:
             _cross(self.be, C1, C2, T, out, work)
 
+    def cross_of_product(self, out: Any) -> None:
+        """out <- A of the product plan, which is the product of two vectors: no product of matrices."""
+        C1, C2 = self._placed
+        be, (a, q) = self.be, self._product()
+        B, n, m = self.shape
+
+        def outer(turned: bool, out: Any = None) -> Any:
+            x, y = C1.matmul(be, a[:, :, None], transpose=turned), C2.matmul(be, q[:, :, None], transpose=turned)
+            return be.matmul(x.reshape(B, n, 1), y.reshape(B, 1, m), out=out)
+
+        outer(False, out)
+        if not (C1.is_symmetric and C2.is_symmetric):
+            out += outer(True)
+            out *= 0.5
+
     @property
     def weight_of_cross(self) -> np.ndarray:
         """Weight of A = C1 T C2' in the gradient; -1 where there is none, to carry the smoothness term."""
@@ -114,9 +134,10 @@ class Problem:
         return np.asarray(2 * self.wq if self.loss == "product" else -4 * self.wq)
 
     def gradient(
-        self, T: Any, mu: Any, nu: Any, mu0: Any, nu0: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any
+        self, T: Any, mu: Any, nu: Any, mu0: Any, nu0: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any,
+        is_product: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """G <- gradient at T of all but the entropy's log T and the KL prices.
+        """G <- gradient at T (`is_product`: the product plan) of all but the entropy's log T and the KL prices.
 
         Returns the sums of the primitives `gradient`, `marginal_sums` and `roughness`: all that F needs.
         """
@@ -126,7 +147,10 @@ class Problem:
         if self.C1 is None:
             G[xp.asarray(np.flatnonzero(on))] = 0
         else:
-            self.cross(T, G, work, on)
+            if is_product:
+                self.cross_of_product(G)
+            else:
+                self.cross(T, G, work, on)
             if self.loss != "product":  # the square, or the KL loss, whose structures are transformed
                 s1, s2 = self.squares(mu, nu)
                 w = xp.asarray(2 * self.wq)[:, None]

@@ -93,8 +93,9 @@ def make_problem(
     scale = np.where(np.abs(scale - 1) < 1e-13, 1.0, scale)  # a total of one up to rounding is one
     w_quad = w_quad * scale
 
-    order_r, order_c = _positive_first(p_), _positive_first(q_)
-    size = np.stack([np.count_nonzero(p_ > 0, axis=1), np.count_nonzero(q_ > 0, axis=1)], axis=1).astype(np.int64)
+    (rows, order_r), (cols, order_c) = _positive_first(p_), _positive_first(q_)
+    size = np.empty((B, 2), np.int64)
+    size[:, 0], size[:, 1] = rows, cols
     p_use, q_use = p_, q_
     if order_r is not None or order_c is not None:
         r = order_r if order_r is not None else np.tile(np.arange(n), (B, 1))
@@ -110,7 +111,9 @@ def make_problem(
     if order_r is not None and order_c is not None:
         bias = _gather(be, bias, order_r, order_c)
     pn, qn = p_use / scale[:, None], q_use / scale[:, None]
-    if rank_one is None:  # reference p q': its logarithm is a sum of a row and a column vector
+    if not eps.any():
+        row, col = np.zeros_like(pn), np.zeros_like(qn)
+    elif rank_one is None:  # reference p q': its logarithm is a sum of a row and a column vector
         row = -eps[:, None] * (np.log(np.where(pn > 0, pn, 1)) + np.log(scale)[:, None])
         col = -eps[:, None] * np.log(np.where(qn > 0, qn, 1))
     else:
@@ -200,20 +203,24 @@ def _weights(be: Any, name: str, w: Any, B: int, n: int) -> np.ndarray:
     if w.ndim not in (1, 2) or w.shape[-1] != n:
         raise ValueError(f"{name} must have {n} entries, one for each point; got shape {w.shape}")
     _finite(be, name, w)
-    if (w < 0).any():
+    if w.min() < 0:
         raise ValueError(f"{name} has negative weights (smallest {w.min():g}); weights must be 0 or more")
-    w = np.broadcast_to(w, (B, n)).copy()
-    if (w.sum(1) <= 0).any():
+    if w.shape != (B, n):
+        w = w[None] if w.ndim == 1 and B == 1 else np.broadcast_to(w, (B, n)).copy()
+    if not w.any(1).all():
         raise ValueError(f"{name} sums to zero: at least one weight must be positive")
     return w
 
 
-def _positive_first(w: np.ndarray) -> np.ndarray | None:
-    """Order that puts the points with weight first; None where they are first already."""
+def _positive_first(w: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """Number of points with weight, and the order that puts them first; None where they are first already."""
     positive = w > 0
-    if positive.all() or (np.diff(positive.astype(np.int8), axis=1) <= 0).all():
-        return None
-    return np.argsort(~positive, axis=1, kind="stable")
+    if positive.all():
+        return w.shape[1], None
+    count = np.count_nonzero(positive, axis=1)
+    if (np.diff(positive.astype(np.int8), axis=1) <= 0).all():
+        return count, None
+    return count, np.argsort(~positive, axis=1, kind="stable")
 
 
 def _gather(be: Any, a: Any, rows: np.ndarray, cols: np.ndarray) -> Any:
@@ -308,10 +315,10 @@ def _marginals(
             raise ValueError(f"m must be a number or 'auto', got {m!r}")
         m = np.minimum(P, Q) / 2  # any mass below the largest: the path sets its own
     if m is not None:
-        mass, most = _number("m", m, B), np.asarray(np.minimum(P, Q))
-        low, high = mass <= 0, mass > most * (1 + slack)
-        if np.any(low) or np.any(high):
-            b = int(np.argmax(low | high))
+        mass, most = _number("m", m, B), np.minimum(P, Q)
+        wrong = (mass <= 0) | (mass > most * (1 + slack))
+        if wrong.any():
+            b = int(np.argmax(wrong))
             raise ValueError(
                 f"m={mass[b]:g} cannot be transported: it must be above 0 and at most min(sum p, sum q) = {most[b]:.10g}"
             )

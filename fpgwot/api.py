@@ -169,12 +169,11 @@ def solve(
         _check_feasible(prep)
     name = _method(method, prep)
     watch = Watch(callback, verbose, prep.is_batch)
-    rng = np.random.default_rng(random_state)
     limits = {"tol": tol, "max_iter": max_iter}
     path = None
     if isinstance(m, str):
         prep, path = _choose_mass(prep, name)
-    out, starts = _run(prep, name, init, n_init, rng, limits, watch)
+    out, starts = _run(prep, name, init, n_init, random_state, limits, watch)
     result = result_of(prep, out, name, device, give, starts, random_state)
     if path is not None:
         result = replace(result, mass_path=path if prep.is_batch else path[0])
@@ -435,14 +434,16 @@ def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:
 
 
 def _run(
-    prep: Prepared, name: str, init: Any, n_init: int, rng: np.random.Generator, limits: dict[str, Any], watch: Watch
+    prep: Prepared, name: str, init: Any, n_init: int, seed: Any, limits: dict[str, Any], watch: Watch
 ) -> tuple[Outcome, Any]:
     problem = prep.problem
-    plans = starting_plans(prep, init, n_init, rng, exact=name != "entropic")
+    plans = starting_plans(prep, init, n_init, seed, exact=name != "entropic")
     B, low = len(problem.size), problem.dtype.itemsize < 8
     if name == "entropic":
         tol = limits["tol"] or (1e-5 if low else 1e-7)
-        T = plans[0][0] if len(plans) == 1 else problem.be.xp.concatenate([t for t, _ in plans])
+        T = plans[0][0]
+        if len(plans) > 1:
+            T = problem.be.xp.concatenate([problem.product_plan() if t is None else t for t, _ in plans])
         anneal = np.repeat([a for _, a in plans], B)
         out = entropic.solve(
             _tiled(problem, len(plans)), T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal

@@ -50,7 +50,10 @@ def fixed_mass(mass: np.ndarray, P: np.ndarray, Q: np.ndarray) -> tuple[Marginal
     Returns the marginals (those of the first problem where they differ in which sides are used up), the fixed mass (NaN where
     a side carries it), the caps (B, 2) of the potentials, and where both sides are used up.
     """
-    full = np.stack([mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)], axis=1)
+    full = np.empty((len(mass), 2), bool)
+    full[:, 0], full[:, 1] = mass >= P * (1 - 1e-12), mass >= Q * (1 - 1e-12)
+    if not full.any():
+        return partial_mass(), np.minimum(mass, np.minimum(P, Q)), np.zeros((len(mass), 2)), full[:, 0]
     kind = partial_mass(bool(full[0, 0]), bool(full[0, 1])) if (full == full[0]).all() else partial_mass()
     fixed = np.where(full[:, 0] | full[:, 1], np.nan, np.minimum(mass, np.minimum(P, Q)))
     return kind, fixed, np.where(full, np.inf, 0.0), full[:, 0] & full[:, 1]

@@ -141,10 +141,11 @@ def test_interleaved_reports_a_peer_that_fails_and_runs_slow_ones_once():
     def fails() -> None:
         raise ValueError("no\nplan")
 
-    out = measure.interleaved({"x": fails, "y": lambda: 1}, repeats=5, once_above=0.0)
+    out = measure.interleaved({"x": fails, "y": lambda: 1, "z": lambda: 2}, repeats=5, once_above=0.0, compiles="z")
     assert out["x"] == {"error": "ValueError: no"}
     assert out["y"]["times"] == []
     assert out["y"]["seconds"] == out["y"]["first"]
+    assert len(out["z"]["times"]) == 5  # its first call was compilation
 
 
 # ------------------------------------------------------------------------------------------------------------------- peers

@@ -381,7 +381,7 @@ def test_float32():
     """Values to the solver's float32 residual, and gradients of the inputs' dtype."""
     wide = problem(8, 7, B=2)
     narrow = [x.detach().float().requires_grad_() for x in wide]
-    for inputs, tol in ((wide, 1e-9), (narrow, 1e-6)):
+    for inputs, tol in ((wide, 1e-9), (narrow, 5e-6)):  # float32 ends at 1e-6 to 3e-6
         out = nn.solve(*inputs, alpha=0.3, m=0.6, reg=0.1, tol=tol)
         (out.value.sum() + (out.plan**2).sum()).backward()
     assert out.value.dtype == out.plan.dtype == torch.float32

@@ -49,13 +49,17 @@ def solve(
     anneal: np.ndarray | bool = True,
     potentials: tuple[Any, Any, Any] | None = None,
 ) -> Outcome:
-    """Minimise the entropic objective of `problem` from the plan T, whose buffer is used; `anneal` False keeps to its basin.
+    """Minimise the entropic objective of `problem` from the plan T, whose buffer is used; None is the product plan.
+
+    `anneal` False keeps to the basin of T.
 
     `potentials` (f, g, h), in units of the cost, are those of a neighbouring problem, where T comes from one.
 
     Cost of an outer step: one gradient (the structure products) and a few dozen reads of the n x m kernel.
     """
     be, xp, B = problem.be, problem.be.xp, problem.shape[0]
+    is_product = T is None
+    T = problem.product_plan() if T is None else T
     host, low = be.host, np.dtype(problem.dtype).itemsize < 8
     feasible, slack = (2e-5, 1e-6) if low else (2e-7, 1e-12)
     kind, rules = (problem.loss != "product", problem.is_quadratic), control.rules(be)
@@ -66,7 +70,7 @@ def solve(
     mu0, nu0 = mu, nu  # marginals of T0
     on, fresh, status = np.ones(B, bool), np.ones(B, bool), np.zeros(B, int)
     passes, gradients, iterations, spent = np.zeros(B, int), np.ones(B, int), np.zeros(B, int), np.zeros(B)
-    sums, along, rough = problem.gradient(T, mu, nu, mu0, nu0, G, work, T0, L, s, on, on)
+    sums, along, rough = problem.gradient(T, mu, nu, mu0, nu0, G, work, T0, L, s, on, on, is_product)
     facts, terms = control.facts(problem), np.zeros((B, 4))
     c = control.numbers(np.where(anneal, control.annealing_start(host(be.spread(G, s)), problem.eps), problem.eps))
     s.eps[:] = xp.asarray(c[:, EPS])

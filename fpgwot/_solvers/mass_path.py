@@ -63,7 +63,7 @@ def step(problem: Problem, name: str, before: Outcome | None, mass: np.ndarray) 
         start = None if before is None else before.plan * (mass / before.plan.sum((1, 2)))[:, None, None]
         return exact.solve(problem, [start], tol=EXACT_TOL, max_iter=EXACT_STEPS, watch=Watch())
     if before is None:
-        return entropic.solve(problem, problem.product_plan(), tol=ENTROPIC_TOL, max_iter=100, watch=Watch())
+        return entropic.solve(problem, None, tol=ENTROPIC_TOL, max_iter=100, watch=Watch())
     xp = problem.be.xp
     ratio = mass / problem.be.host(before.plan.sum((1, 2), dtype=float))
     f, g, h = before.potentials

@@ -18,9 +18,11 @@ from ._loop import Watch
 NAMES = ("product", "features", "monotone", "reversed", "random")
 
 
-def starting_plans(prep: Any, init: Any, n_init: int, rng: np.random.Generator, exact: bool) -> list[tuple[Any, bool]]:
-    """(plan (B, n, m) or None for the product plan of the exact solver, whether to anneal) for each start."""
+def starting_plans(prep: Any, init: Any, n_init: int, seed: Any, exact: bool) -> list[tuple[Any, bool]]:
+    """(plan (B, n, m) or None for the product plan, whether to anneal) for each start."""
     problem: Problem = prep.problem
+    is_random = n_init > 1 or (isinstance(init, str) and init == "random")
+    rng = np.random.default_rng(seed) if is_random else None  # gathering entropy takes as long as a small program
     if init is None or isinstance(init, str):
         first = "product" if init is None else init
         if first not in NAMES:
@@ -35,9 +37,9 @@ def starting_plans(prep: Any, init: Any, n_init: int, rng: np.random.Generator, 
     return plans
 
 
-def _plan(problem: Problem, name: str, rng: np.random.Generator, exact: bool) -> tuple[Any, bool]:
+def _plan(problem: Problem, name: str, rng: Any, exact: bool) -> tuple[Any, bool]:
     if name == "product":
-        return (None if exact else problem.product_plan()), True
+        return None, True
     if name == "features":
         return _features(problem, exact), False
     if name == "random":
@@ -91,7 +93,7 @@ def _features(problem: Problem, exact: bool) -> Any:
     linear = np.where(problem.wl > 0, problem.wl, 1.0)
     eps = np.where(problem.eps > 0, problem.eps, 0.01 * np.where(span > 0, span, 1.0))
     alone = replace(problem, C1=None, C2=None, wl=linear, wq=np.zeros_like(problem.wq), eps=eps)
-    out = entropic.solve(alone, alone.product_plan(), tol=1e-3, max_iter=50, watch=Watch())
+    out = entropic.solve(alone, None, tol=1e-3, max_iter=50, watch=Watch())
     return _fitted(problem, out.plan, exact).astype(problem.dtype)
 
 
