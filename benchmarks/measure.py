@@ -104,7 +104,8 @@ def interleaved(
 
     The first call of each (compilation, caches) is kept apart. Then rounds in which every method runs once, until `repeats`
     rounds are done or `budget` seconds are used; a method whose first call took more than `once_above` seconds runs no more,
-    its first call is its time, unless it `compiles`. A call that raises becomes {"error": text}. Times are those of `CLOCK`; limits are wall time.
+    its first call is its time, unless it `compiles`. A call that raises becomes {"error": text}. Times are those of `CLOCK`;
+    limits are wall time.
     """
     out: dict[str, dict[str, Any]] = {}
     running: list[str] = []

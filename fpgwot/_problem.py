@@ -134,7 +134,19 @@ class Problem:
         return np.asarray(2 * self.wq if self.loss == "product" else -4 * self.wq)
 
     def gradient(
-        self, T: Any, mu: Any, nu: Any, mu0: Any, nu0: Any, G: Any, work: Any, T0: Any, L: Any, s: Scaling, first: Any, on: Any,
+        self,
+        T: Any,
+        mu: Any,
+        nu: Any,
+        mu0: Any,
+        nu0: Any,
+        G: Any,
+        work: Any,
+        T0: Any,
+        L: Any,
+        s: Scaling,
+        first: Any,
+        on: Any,
         is_product: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """G <- gradient at T (`is_product`: the product plan) of all but the entropy's log T and the KL prices.

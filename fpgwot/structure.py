@@ -668,7 +668,7 @@ class PointCloud(Structure):
 def _is_symmetric(C: Any) -> bool:
     """Equal to its transpose up to a few roundings: then the cheaper symmetric gradient is exact to the same rounding."""
     turned = C.swapaxes(-1, -2)
-    if bool((C == turned).all()):  # most are, to the last digit
+    if bool((turned == C).all()):  # most are, to the last digit
         return True
     return bool(abs(C - turned).max() <= 4 * float(np.finfo(C.dtype).eps) * abs(C).max())
 
