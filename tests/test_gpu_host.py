@@ -116,7 +116,7 @@ def test_weights_with_zeros_scales_and_asymmetric_structures(gpu, problem):
     p, q = rng.random(N) * 3, rng.random(N - 5) * 2
     p[[0, 7, 8]], q[[3, N - 6]] = 0, 0
     M, C1, C2 = problem[0][:, : N - 5], rng.random((N, N)), problem[2][: N - 5, : N - 5].copy()
-    agree(*both(gpu, M, C1, C2, p, q, m=10.0, reg=0.1))
+    agree(*both(gpu, M, C1, C2, p, q, m=10.0, reg=1.0))
     agree(*both(gpu, M, C1, C2, p, q, m=10.0, reg_rel=0.1, normalize="mean", loss="product"))
 
 
