@@ -66,10 +66,17 @@ def step(problem: Problem, name: str, before: Outcome | None, mass: np.ndarray) 
         return entropic.solve(problem, None, tol=ENTROPIC_TOL, max_iter=100, watch=Watch())
     xp = problem.be.xp
     ratio = mass / problem.be.host(before.plan.sum((1, 2), dtype=float))
-    f, g, h = before.potentials
+    f, g, h = _capped(problem, *before.potentials)
     T = before.plan * xp.asarray(ratio.astype(before.plan.dtype))[:, None, None]
     warm = f, g, h + xp.asarray(problem.eps * np.log(ratio))
     return entropic.solve(problem, T, tol=ENTROPIC_TOL, max_iter=ENTROPIC_STEPS, watch=Watch(), anneal=False, potentials=warm)
+
+
+def _capped(problem: Problem, f: Any, g: Any, h: Any) -> tuple[Any, Any, Any]:
+    """The same sums f + g + h with f, g <= 0, largest 0: where a side was used up its potential had no bound, and h no meaning."""
+    xp = problem.be.xp
+    top_f, top_g = (xp.where(w > 0, x, -np.inf).max(1) for w, x in ((problem.p, f), (problem.q, g)))
+    return f - top_f[:, None], g - top_g[:, None], h + top_f + top_g
 
 
 def choose(grid: np.ndarray, values: np.ndarray, prices: np.ndarray) -> tuple[float, float]:
