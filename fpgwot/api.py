@@ -446,7 +446,7 @@ def _run(
             T = problem.be.xp.concatenate([problem.product_plan() if t is None else t for t, _ in plans])
         anneal = np.repeat([a for _, a in plans], B)
         out = entropic.solve(
-            _tiled(problem, len(plans)), T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal
+            _tiled(problem, len(plans)), T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal, is_final=True
         )
     else:
         tol = limits["tol"] or 1e-9

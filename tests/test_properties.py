@@ -229,3 +229,14 @@ def test_everything_forbidden_with_free_marginals_is_an_empty_plan(backend):
     res = solve(np.ones((3, 3)), tau=0.5, reg=0.1, mask=np.zeros((3, 3), bool), backend=backend, on_fail="ignore")
     assert (res.plan == 0).all()
     assert np.isfinite(res.value)
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("max_iter", [1, 3])
+def test_a_plan_that_is_cut_short_keeps_its_marginals(kind, max_iter, backend):
+    """The last step that is allowed meets them, whatever the stage of the annealing."""
+    t = oracle.problem(kind, "fgw", reg=0.003, n=20, k=17)
+    res = solve(**t.arguments, max_iter=max_iter, tol=1e-12, backend=backend, on_fail="ignore")
+    assert res.status.name == "MAX_ITER"
+    assert res.residuals.marginal < 1e-6
+    assert res.residuals.mass < 1e-6

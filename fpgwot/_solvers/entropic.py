@@ -48,10 +48,12 @@ def solve(
     watch: Watch,
     anneal: np.ndarray | bool = True,
     potentials: tuple[Any, Any, Any] | None = None,
+    is_final: bool = False,
 ) -> Outcome:
     """Minimise the entropic objective of `problem` from the plan T, whose buffer is used; None is the product plan.
 
-    `anneal` False keeps to the basin of T.
+    `anneal` False keeps to the basin of T. `is_final`: a caller sees the plan, so the last step, converged or not, meets the
+    marginals as far as it can.
 
     `potentials` (f, g, h), in units of the cost, are those of a neighbouring problem, where T comes from one.
 
@@ -90,8 +92,9 @@ def solve(
         beta = c[:, BETA].copy()  # 1 where a stage begins
         be.kernel(L, G, T, T0, s, beta, fresh, on)
         goal, strict = rules.target(c, facts, tol, problem.is_quadratic)
-        newton_steps = NEWTON_STEPS * (3 if iteration == 0 else 1)
-        passes += be.ascend(T, s, goal, np.where(strict, 0.5 * feasible, np.inf), newton_steps, slack, spent, on)
+        is_last = is_final and iteration == max_iter - 1
+        newton_steps = NEWTON_STEPS * (3 if iteration == 0 or is_last else 1)
+        passes += be.ascend(T, s, goal, np.where(strict | is_last, 0.5 * feasible, np.inf), newton_steps, slack, spent, on)
         be.plan(T, s, on)
         step = xp.asarray(beta)[:, None]
         mu0, nu0 = mu0 + step * (mu - mu0), nu0 + step * (nu - nu0)
