@@ -14,7 +14,7 @@ from ._dispatch import unchanged
 from ._solvers._outcome import Outcome
 from ._validate import Prepared
 from ._version import __version__
-from .result import ConvergenceError, ConvergenceWarning, Residuals, Result, Status
+from .result import ConvergenceError, ConvergenceWarning, MassPath, Residuals, Result, Status
 
 FEASIBLE = {8: 1e-6, 4: 1e-4}  # largest relative violation of a marginal in a converged result, by bytes of the dtype
 
@@ -97,6 +97,14 @@ def complain(result: Result, on_fail: str) -> None:
     if on_fail == "raise":
         raise ConvergenceError(text)
     warnings.warn(text, ConvergenceWarning, stacklevel=_callers_level())
+
+
+def doubt(paths: list[MassPath], on_fail: str) -> None:
+    """Warn where m="auto" had nothing to choose by."""
+    bad = [b for b, path in enumerate(paths) if not path.is_clear]
+    if bad and on_fail != "ignore":
+        which = "" if len(paths) == 1 else f"{len(bad)} of {len(paths)} problems, the first is {bad[0]}: "
+        warnings.warn(f'm="auto": {which}{paths[bad[0]].text}', UserWarning, stacklevel=_callers_level())
 
 
 def _callers_level() -> int:

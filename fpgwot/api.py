@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _dispatch
 from ._backends._protocol import FORBIDDEN_FROM
-from ._finish import complain, result_of, trimmed
+from ._finish import complain, doubt, result_of, trimmed
 from ._solvers import entropic, exact, exact_kl, mass_path
 from ._solvers._loop import Progress, Watch
 from ._solvers._outcome import Outcome
@@ -77,7 +77,7 @@ def solve(
     loss : "square", (a - b)^2; "product", a b; "kl", a log(a/b) - a + b, of entries of 0 or more (exact: balanced marginals only)
     m : float or "auto", optional
         Transported mass, 0 < m <= min(sum p, sum q): T1 <= p, T'1 <= q, sum T = m. "auto": the mass at which
-        its price jumps, from solves at 20 masses; `result.mass_path` shows them and a second criterion.
+        its price jumps, from solves at 20 masses; where it does not jump, the knee of F(m) and a warning. See `result.mass_path`.
     tau : float or pair, optional
         Price of marginal error, one for both sides or (rows, columns); inf is a hard marginal, 0 a free one. A finite positive
         price needs reg > 0.
@@ -177,6 +177,7 @@ def solve(
     result = result_of(prep, out, name, device, give, starts, random_state)
     if path is not None:
         result = replace(result, mass_path=path if prep.is_batch else path[0])
+        doubt(path, on_fail)
     complain(result, on_fail)
     return result
 

@@ -381,10 +381,11 @@ def mass_path(path: Any, ax: Axes | None = None) -> Axes:
     own = ax is None
     ax = ax if ax is not None else _new_axes((5.6, 3.6))
     low, high = path.band
+    taken = (", taken", "") if path.is_clear else ("", ", taken")
     ax.axvspan(low, high, color="0.92", lw=0)
     ax.step(path.masses, path.prices, where="pre", color="#1b2a4e", label="price dF/dm")
-    ax.axvline(path.split, color="#c8553d", lw=1.5, label=f"taken: {path.split:.3g}")
-    ax.axvline(path.knee, color="0.4", lw=1, ls="--", label=f"knee: {path.knee:.3g}")
+    ax.axvline(path.split, color="#c8553d", lw=1.5, label=f"split: {path.split:.3g}" + taken[0])
+    ax.axvline(path.knee, color="0.4", lw=1, ls="--", label=f"knee: {path.knee:.3g}" + taken[1])
     ax.set_xlabel("matched mass")
     ax.set_ylabel("price of mass")
     right = ax.twinx()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fpgwot import audit, solve
+from fpgwot import audit, presets, solve, temporal
 from fpgwot._backends import numba_cpu, numpy_ref
 from fpgwot._solvers import mass_path
+from fpgwot.datasets import STATISTICS, make_procedures
+from fpgwot.result import two_levels
 
 TERMS = {
     "tv": {"tv": 0.3, "reg": 0.02},
@@ -143,6 +145,45 @@ def test_choose_says_when_the_criteria_disagree():
     late = np.where(grid <= 0.9, 0.1 + grid * 0.2, 3.0)
     split, _ = mass_path.choose(grid, np.cumsum(late) / 20, late)
     assert split == pytest.approx(0.9)
+
+
+def _unclear(seed):
+    data = make_procedures(2, length=60, random_state=seed, **STATISTICS["web"])
+    X, Y = data.sequences
+    M = np.linalg.norm(X[:, None] - Y, axis=2)
+    structures = [temporal.laplace_structure(k, 0.05) for k in M.shape]
+    options = presets.r_fpgw(0.5, alpha=0.1, reg=0.005, rho=0.3, shape=M.shape)
+    return (M, *structures), {k: v for k, v in options.items() if k != "m"}
+
+
+def test_auto_mass_path_has_the_values_of_solves_from_scratch():
+    """Just below the largest mass as well, where the path leaves the problem whose sides are used up."""
+    arrays, options = _unclear(3000)
+    path = solve(*arrays, m="auto", on_fail="ignore", **options).mass_path
+    for k in (5, 12, 17, 18, 19):
+        cold = solve(*arrays, m=float(path.masses[k]), on_fail="ignore", **options)
+        assert path.values[k] == pytest.approx(cold.value, rel=0.03), k
+    assert path.prices[-1] < 2 * path.prices[-3]
+
+
+def test_auto_mass_warns_where_the_price_does_not_jump(sequences):
+    arrays, options = _unclear(3001)
+    with pytest.warns(UserWarning, match="not to be trusted"):
+        r = solve(*arrays, m="auto", **options)
+    assert not r.mass_path.is_clear
+    assert r.mass == pytest.approx(r.mass_path.knee, rel=1e-6)
+    x = sequences(80)
+    clear = solve(x["M"], x["C1"], x["C2"], alpha=0.3, reg=0.02, m="auto").mass_path
+    assert clear.is_clear
+    assert clear.mass == clear.split
+
+
+def test_two_levels_of_an_even_rise_and_of_a_jump():
+    below, contrast = two_levels(np.linspace(0, 1, 2000))
+    assert below == pytest.approx(1000, abs=1)
+    assert contrast == pytest.approx(0.75, abs=1e-3)
+    assert two_levels(np.array([1.0, 1, 1, 5, 5])) == (3, 1.0)
+    assert two_levels(np.ones(20))[1] == 0.0
 
 
 def test_audit_agrees_on_every_term(pair):

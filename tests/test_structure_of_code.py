@@ -79,6 +79,8 @@ ALLOWED = {
 for _name in TREES:
     if _name.startswith("nn/"):
         ALLOWED[_name] = (*PUBLIC, "_sensitivity", "_finish", "nn")
+    elif _name.startswith("structure/"):
+        ALLOWED[_name] = ("structure",)
     elif _name.startswith("gromov/"):
         ALLOWED[_name] = PUBLIC
     elif _name.startswith("_solvers/"):
@@ -179,11 +181,14 @@ def test_every_public_function_has_a_docstring(name):
             assert ast.get_docstring(node), f"{name}:{node.lineno} {node.name} has no docstring"
 
 
-@pytest.mark.parametrize("name", ["api", "result", "structure", "marginals", "plot", "_audit", "_accelerate"])
+DOCTESTS = ["api", "result", "structure/temporal", "structure/recognition", "marginals", "plot", "_audit", "_accelerate"]
+
+
+@pytest.mark.parametrize("name", DOCTESTS)
 def test_doctests(name):
     if f"{name}.py" not in TREES:
         pytest.skip("not in this version")
-    module = importlib.import_module(f"fpgwot.{name}")
+    module = importlib.import_module(f"fpgwot.{name.replace('/', '.')}")
     found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert found.failed == 0
-    assert found.attempted > 0 or name != "api"
+    assert found.attempted > 0 or name not in ("api", "structure/temporal", "structure/recognition")

@@ -6,7 +6,8 @@ mass costs. Points that have a partner are cheap, background is dear, so the pri
 * split: the two-level fit of the prices with least squared error (Otsu's criterion in one dimension); the mass where it jumps;
 * knee: the point of the curve F(m) farthest below its chord.
 
-They agree where the background is clearly apart. Where they do not, the masses between them are all defensible.
+They agree where the background is clearly apart. Where they do not, the masses between them are all defensible. Two levels can
+be fitted to any curve: where they explain little more of the prices than of an even rise, the knee is taken, with a warning.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from .._problem import Problem
 from ..marginals import fixed_mass
+from ..result import two_levels
 from . import entropic, exact
 from ._loop import Watch
 from ._outcome import Outcome
@@ -73,7 +75,7 @@ def step(problem: Problem, name: str, before: Outcome | None, mass: np.ndarray) 
 
 
 def _capped(problem: Problem, f: Any, g: Any, h: Any) -> tuple[Any, Any, Any]:
-    """The same sums f + g + h with f, g <= 0, largest 0: where a side was used up its potential had no bound, and h no meaning."""
+    """The same sums f + g + h with f, g <= 0, largest 0: a used-up side puts no bound on its potential, nor meaning in h."""
     xp = problem.be.xp
     top_f, top_g = (xp.where(w > 0, x, -np.inf).max(1) for w, x in ((problem.p, f), (problem.q, g)))
     return f - top_f[:, None], g - top_g[:, None], h + top_f + top_g
@@ -81,9 +83,7 @@ def _capped(problem: Problem, f: Any, g: Any, h: Any) -> tuple[Any, Any, Any]:
 
 def choose(grid: np.ndarray, values: np.ndarray, prices: np.ndarray) -> tuple[float, float]:
     """Masses of the split and of the knee, from one problem's path."""
-    ordered = np.maximum.accumulate(prices)  # F is nearly convex in m; small dips are noise of the local optima
-    errors = [ordered[:k].var() * k + ordered[k:].var() * (len(ordered) - k) for k in range(1, len(ordered))]
-    split = float(grid[int(np.argmin(errors))])
+    split = float(grid[two_levels(prices)[0] - 1])
     m, F = np.concatenate(([0.0], grid)), np.concatenate(([0.0], values))
     chord = F[-1] * m / m[-1]
     knee = float(m[int(np.argmax(chord - F))])

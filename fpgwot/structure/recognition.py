@@ -1,0 +1,93 @@
+"""Which operator an array is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .base import CHUNK, Dense, Structure
+from .temporal import FFT_FROM, LaplaceKernel, PowerDistance, Toeplitz
+
+SCAN_FROM = 128  # points from which running sums beat a matrix product, measured on one core against BLAS
+
+
+def as_structure(C: Any, be: Any = None) -> Structure:
+    """The fastest operator for an array, equal to it up to rounding; an operator is returned as it is.
+
+    A single symmetric Toeplitz matrix of SCAN_FROM points or more, which every structure on a uniform time grid is, becomes
+    `PowerDistance` (|i-k|^p for p = 1, 2), `LaplaceKernel` (offset + weight e^(-|i-k|/b)) or `Toeplitz`; all else `Dense`.
+    The tolerance is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend of an array on a GPU,
+    where it stays.
+
+    Examples
+    --------
+    >>> t = np.arange(200) / 200
+    >>> type(as_structure(abs(t[:, None] - t))).__name__
+    'PowerDistance'
+    """
+    if isinstance(C, Structure):
+        return C
+    single = C if C.ndim == 2 else C[0] if C.ndim == 3 and len(C) == 1 else None
+    if single is None or len(single) < SCAN_FROM or single.shape[0] != single.shape[1] or C.dtype.kind != "f":
+        return Dense(C)
+    xp = np if be is None else be.xp
+    weights = np.asarray(single[0] if be is None else be.host(single[0])).astype(float)
+    tolerance = 8 * float(np.finfo(C.dtype).eps) * float(np.abs(weights).max())
+    if not _is_toeplitz(single, weights, tolerance, xp):
+        return Dense(C)
+    found = _pattern(weights, tolerance)
+    return Dense(C) if found is None else found
+
+
+def _is_toeplitz(C: Any, weights: np.ndarray, tolerance: float, xp: Any) -> bool:
+    n = len(C)
+    if abs(C[-1] - xp.asarray(weights[::-1].copy())).max() > tolerance:  # most arrays end here
+        return False
+    if xp is not np:
+        points = xp.arange(n)
+        return bool(abs(C - xp.asarray(weights)[abs(points[:, None] - points)]).max() <= tolerance)
+    rows = np.lib.stride_tricks.sliding_window_view(np.concatenate((weights[:0:-1], weights)), n)[::-1]
+    return all(np.abs(C[k : k + CHUNK] - rows[k : k + CHUNK]).max() <= tolerance for k in range(0, n, CHUNK))
+
+
+def _pattern(weights: np.ndarray, tolerance: float) -> Structure | None:
+    n = len(weights)
+    lag = np.arange(n, dtype=float)
+    for power in (1, 2):
+        scale = weights[-1] / lag[-1] ** power
+        if scale > 0 and np.abs(weights - scale * lag**power).max() <= tolerance:
+            return PowerDistance(n, power, float(scale))
+    band = Toeplitz(weights)
+    if band._band is not None:
+        return band
+    kernel = _laplace(weights, lag, tolerance)
+    return kernel if kernel is not None else band if n >= FFT_FROM else None
+
+
+def _laplace(weights: np.ndarray, lag: np.ndarray, tolerance: float) -> LaplaceKernel | None:
+    """Gauss-Newton fit of offset + weight e^(-lag/b): differences give a start, all lags together the last digits."""
+    step = weights[:-1] - weights[1:]
+    if step[0] == 0:
+        return None
+    far = int(np.argmax(np.append(step / step[0] < 0.5, True)))  # decayed by half: a long lever and little noise
+    far = min(far, len(step) - 1)
+    ratio = step[far] / step[0]
+    if not 0 < ratio < 1:
+        return None
+    rate = -np.log(ratio) / far
+    weight = step[0] / -np.expm1(-rate)
+    offset = weights[0] - weight
+    for _ in range(8):
+        decay = np.exp(-rate * lag)
+        residual = weights - offset - weight * decay
+        if np.abs(residual).max() <= tolerance:
+            # a kernel nearly linear over the whole sequence is a difference of two large numbers: leave it to the FFT
+            small = abs(offset) + abs(weight) <= 30 * np.abs(weights).max()
+            return LaplaceKernel(len(lag), float(1 / rate), None, float(weight), float(offset)) if small else None
+        J = np.stack((np.ones_like(lag), decay, -weight * lag * decay), 1)
+        change = np.linalg.lstsq(J, residual, rcond=None)[0]
+        offset, weight, rate = offset + change[0], weight + change[1], rate + change[2]
+        if not (np.isfinite(change).all() and rate > 0):
+            return None
+    return None
