@@ -127,6 +127,7 @@ def test_linear_problem_and_several_starts(gpu, problem):
     np.testing.assert_allclose(found.starts, expected.starts, rtol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:m=.auto")  # this path has no jump
 def test_mass_is_chosen(gpu, sequences):
     x = sequences(33)
     expected, found = both(gpu, x["M"], x["C1"], x["C2"], m="auto", reg=0.1)
