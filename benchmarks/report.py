@@ -29,6 +29,11 @@ def duration(x: float | None) -> str:
     return f"{1e3 * x:.2g} ms" if x < 0.01 else f"{1e3 * x:.0f} ms" if x < 1 else f"{x:.3g} s"
 
 
+def times(x: float) -> str:
+    """A ratio to three digits, without an exponent."""
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
 def number(x: float | None, form: str = ".3g") -> str:
     """A number, or a dash for what is not one."""
     return "-" if x is None else format(x, form)
@@ -65,7 +70,7 @@ def goals(content: dict[str, Any]) -> str:
         else:
             pairs.append(
                 [
-                    r["work"], r["peer"], f"{r['goal']:g}x", f"{r['ratio']:.3g}x", verdict, duration(r["seconds_ours"]),
+                    r["work"], r["peer"], f"{r['goal']:g}x", f"{times(r['ratio'])}x", verdict, duration(r["seconds_ours"]),
                     duration(r["seconds_peer"]), f"{r['value_ours']:.7g} / {number(r['value_peer'], '.7g')}",
                     f"{r['violation_ours']:.0e} / {r['violation_peer']:.0e}", r["note"],
                 ]
@@ -294,7 +299,7 @@ def _save(figure: Any, path: Path) -> str:
 def short_table(content: dict[str, Any]) -> str:
     """The goals with a peer, for the README."""
     rows = [r for r in content["rows"] if r.get("peer") and "error" not in r]
-    body = [[r["work"], r["peer"], duration(r["seconds_ours"]), duration(r["seconds_peer"]), f"{r['ratio']:.3g}"] for r in rows]
+    body = [[r["work"], r["peer"], duration(r["seconds_ours"]), duration(r["seconds_peer"]), times(r['ratio'])] for r in rows]
     return table(["problem", "peer", "fpgwot", "peer's time", "ratio"], body)
 
 
