@@ -299,7 +299,7 @@ def _save(figure: Any, path: Path) -> str:
 def short_table(content: dict[str, Any]) -> str:
     """The goals with a peer, for the README."""
     rows = [r for r in content["rows"] if r.get("peer") and "error" not in r]
-    body = [[r["work"], r["peer"], duration(r["seconds_ours"]), duration(r["seconds_peer"]), times(r['ratio'])] for r in rows]
+    body = [[r["work"], r["peer"], duration(r["seconds_ours"]), duration(r["seconds_peer"]), times(r["ratio"])] for r in rows]
     return table(["problem", "peer", "fpgwot", "peer's time", "ratio"], body)
 
 
