@@ -111,7 +111,7 @@ def solve(
     tol : float
         Bound of `residuals.stationarity`. Default 1e-7 (float32: 1e-5); for the exact method 1e-9.
     max_iter : int
-        Outer iterations; default 500, exact 1000.
+        Outer iterations; default 500, exact 1000. A plan that is cut short meets hard marginals and mass all the same.
     backend : "auto", "numba", "numpy", "cupy"
         "auto": what the arrays are: NumPy and torch CPU on the CPU, CuPy and torch CUDA on their GPU; they come back as what they
         were. "cupy" sends NumPy arrays to the GPU and back. With reg = 0 arrays on a GPU are copied to the host and back.

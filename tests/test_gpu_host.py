@@ -47,9 +47,9 @@ def both(gpu, *arrays, dtype=np.float64, **options):
     return expected, found
 
 
-def agree(expected, found, tolerance=1e-9):
+def agree(expected, found, tolerance=1e-9, same_steps=True):
     assert np.all(found.converged)
-    assert np.array_equal(expected.n_iter, found.n_iter)  # the same loop, step for step
+    assert np.array_equal(expected.n_iter, found.n_iter) or not same_steps  # the same loop, step for step
     np.testing.assert_allclose(found.plan.get(), expected.plan, atol=tolerance * expected.plan.max())
     np.testing.assert_allclose(found.value, expected.value, rtol=tolerance)
     np.testing.assert_allclose(found.mass, expected.mass, rtol=tolerance)
@@ -117,6 +117,8 @@ def test_weights_with_zeros_scales_and_asymmetric_structures(gpu, problem):
     p[[0, 7, 8]], q[[3, N - 6]] = 0, 0
     M, C1, C2 = problem[0][:, : N - 5], rng.random((N, N)), problem[2][: N - 5, : N - 5].copy()
     agree(*both(gpu, M, C1, C2, p, q, m=10.0, reg=1.0))
+    # 140 steps of slow progress: rounding decides which is the last, so both go far below what is compared
+    agree(*both(gpu, M, C1, C2, p, q, m=10.0, reg=0.1, tol=1e-11), tolerance=1e-10, same_steps=False)
     agree(*both(gpu, M, C1, C2, p, q, m=10.0, reg_rel=0.1, normalize="mean", loss="product"))
 
 
@@ -127,10 +129,10 @@ def test_linear_problem_and_several_starts(gpu, problem):
     np.testing.assert_allclose(found.starts, expected.starts, rtol=1e-8)
 
 
-@pytest.mark.filterwarnings("ignore:m=.auto")  # this path has no jump
 def test_mass_is_chosen(gpu, sequences):
     x = sequences(33)
-    expected, found = both(gpu, x["M"], x["C1"], x["C2"], m="auto", reg=0.1)
+    with pytest.warns(UserWarning, match="not to be trusted"):  # its price has no jump
+        expected, found = both(gpu, x["M"], x["C1"], x["C2"], m="auto", reg=0.1)
     np.testing.assert_allclose(found.mass_path.prices, expected.mass_path.prices, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(found.plan.get(), expected.plan, atol=1e-9)
 

@@ -381,13 +381,13 @@ def test_float32():
     """Values to the solver's float32 residual, and gradients of the inputs' dtype."""
     wide = problem(8, 7, B=2)
     narrow = [x.detach().float().requires_grad_() for x in wide]
-    for inputs, tol in ((wide, 1e-9), (narrow, 5e-6)):  # float32 ends at 1e-6 to 3e-6
+    for inputs, tol in ((wide, 1e-9), (narrow, 5e-6)):  # the residual of float32 ends at 1e-6 to 3e-6
         out = nn.solve(*inputs, alpha=0.3, m=0.6, reg=0.1, tol=tol)
         (out.value.sum() + (out.plan**2).sum()).backward()
     assert out.value.dtype == out.plan.dtype == torch.float32
     for a, b in zip(wide, narrow, strict=True):
         assert b.grad.dtype == torch.float32
-        assert torch.allclose(a.grad.float(), b.grad, rtol=2e-3, atol=2e-4)
+        assert (a.grad - b.grad).abs().max() < 1e-4 * a.grad.abs().max()
 
 
 def test_no_copies_of_the_inputs():

@@ -11,6 +11,8 @@ import pytest
 import fpgwot
 from fpgwot import Dense, LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, as_structure, solve
 from fpgwot._backends import numba_cpu, numpy_ref
+from fpgwot._dispatch import load_backend
+from fpgwot._validate import make_problem
 from fpgwot.structure import FFT_FROM, SCAN_FROM
 
 BACKENDS = {"numpy": numpy_ref, "numba": numba_cpu}
@@ -332,3 +334,34 @@ def test_errors_say_what_to_do(make, text):
 def test_solve_batch_refuses_operators():
     with pytest.raises(TypeError, match="to_dense"):
         fpgwot.solve_batch([{"M": np.ones((3, 3)), "C1": PowerDistance(3), "C2": PowerDistance(3)}])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("kind", ["arrays", "shared", "operators"])
+def test_cross_of_the_product_plan_is_the_double_sum(kind, symmetric, backend):
+    """A_ij = sum_kl (C1_ik C2_jl + C1_ki C2_lj)/2 T_kl, by its definition; the last problem of a batch has fewer points."""
+    rng = np.random.default_rng(4)
+    B, n, m = (1, 9, 7) if kind == "operators" else (3, 9, 7)
+    layers = B if kind == "arrays" else 1
+    C1, C2 = rng.random((layers, n, n)), rng.random((layers, m, m))
+    if symmetric:
+        C1, C2 = C1 + C1.swapaxes(1, 2), C2 + C2.swapaxes(1, 2)
+    given = C1, C2
+    if kind == "operators":
+        w = rng.random((4, max(n, m)))
+        upper = [None, None] if symmetric else [w[2, :n], w[3, :m]]
+        given = Toeplitz(w[0, :n], upper[0]), Toeplitz(w[1, :m], upper[1])
+        C1, C2 = (C.to_dense() for C in given)
+    p, q = rng.random((B, n)), rng.random((B, m))
+    p[-1, 6:], q[-1, 5:] = 0, 0
+    unused = dict.fromkeys(("tau", "reg_rel", "reference", "normalize", "mask"))
+    prep = make_problem(load_backend(backend), None, *given, p, q, alpha=1.0, loss="square", m=np.full(B, 0.3), reg=0.1, **unused)
+    z = prep.problem
+    out = np.full(z.shape, np.nan)
+    z.cross_of_product(out)
+    for b in range(B):
+        rows, cols = np.flatnonzero(p[b]), np.flatnonzero(q[b])
+        a, c = (C[b % len(C)][np.ix_(i, i)] for C, i in ((C1, rows), (C2, cols)))
+        T = 0.3 / prep.scale[b] * np.outer(p[b, rows] / p[b].sum(), q[b, cols] / q[b].sum())
+        A = (np.einsum("ik,jl,kl->ij", a, c, T) + np.einsum("ki,lj,kl->ij", a, c, T)) / 2
+        np.testing.assert_allclose(out[b, : len(rows), : len(cols)], A, rtol=1e-12)
