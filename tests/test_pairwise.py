@@ -150,7 +150,8 @@ def test_table_and_progress(items, capfd):
 def test_an_interrupt_ends_the_workers():
     pytest.importorskip("joblib")
     code = """if True:
-        import numpy as np, fpgwot, sys
+        import numpy as np, fpgwot, signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start jobs in the background with the signal ignored
         rng = np.random.default_rng(0)
         items = [rng.standard_normal((60, 4)) for _ in range(60)]
         print("start", flush=True)
