@@ -16,7 +16,7 @@ from .._backends.inner import bound
 from ..result import Status
 
 ANNEAL, FLAT, STAGE_TOL = 3.0, 0.15, 0.1  # ratio of the annealing, its start relative to the spread, tolerance of a stage
-THETA, THETA_MIN = 0.1, 0.01  # inner target relative to the outer residual
+THETA, THETA_MIN = 0.03, 0.003  # inner target relative to the outer residual
 BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor, growth per step, bend that needs none
 UNBOUNDED = 1e15  # mass (of totals about 1) at which a problem with soft marginals is given up
 PATIENCE, STALLS = 25, 4  # outer steps without 10 % progress before the rules tighten; how often before giving up

@@ -34,6 +34,11 @@ def _forget(R, C, S, size, v, hist, part, sums, factor, which):  # type: ignore[
 
 
 @jit
+def _unfactor(R, C, S, size, v, hist, part, sums, factor, which):  # type: ignore[no-untyped-def]
+    pass
+
+
+@jit
 def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[no-untyped-def]
     return np.zeros(
         len(on), np.int64
@@ -43,7 +48,7 @@ def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[
 _kernels = {"sweep": _k.sweep, "anderson": _d.anderson, "newton": _d.newton, "cg": _d.cg, "trial": _d.trial}
 _names = {name: f.serial for name, f in _kernels.items()}
 _names |= {name: jit(inner.bound(f, "_compiled")) for name, f in inner.HELPERS.items()}
-_ascend = jit(inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, **_names))
+_ascend = jit(inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, unfactor=_unfactor, **_names))
 
 
 @parallel_only
