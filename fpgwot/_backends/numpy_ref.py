@@ -147,12 +147,16 @@ def column_logsums(L: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
     return out
 
 
-def kernel(L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no-untyped-def]
-    """L += beta (G - L), T0 += beta (T - T0) (fresh: L = G, T0 = T), then K = exp(f + g + h - L/eps) in place of T."""
+def kernel(L, G, T, T0, s: Scaling, beta, fresh, on, moved=False) -> None:  # type: ignore[no-untyped-def]
+    """L += beta (G - L), T0 += beta (T - T0) (fresh: L = G, T0 = T), then K = exp(f + g + h - L/eps) in place of T.
+
+    `moved`: L and T0 have been moved.
+    """
     for b, i, j in _problems(s, on):
         weight = 1.0 if fresh[b] else beta[b]
-        L[b, i, j] = G[b, i, j] if weight == 1 else L[b, i, j] + weight * (G[b, i, j] - L[b, i, j])
-        T0[b, i, j] = T[b, i, j] if weight == 1 else T0[b, i, j] + weight * (T[b, i, j] - T0[b, i, j])
+        if not moved:
+            L[b, i, j] = G[b, i, j] if weight == 1 else L[b, i, j] + weight * (G[b, i, j] - L[b, i, j])
+            T0[b, i, j] = T[b, i, j] if weight == 1 else T0[b, i, j] + weight * (T[b, i, j] - T0[b, i, j])
         A = s.rows[b, ix.F, i, None] + s.cols[b, ix.G, None, j] + s.cols[b, ix.G, -1] - L[b, i, j] / s.vals[b, ix.EPS]
         change = _update(
             s.rows[b, ix.LOG_P, i], np.logaddexp.reduce(A, axis=1), s.rows[b, ix.F, i], _rho(s, b, 0)[1], s.vals[b, ix.CAP1]

@@ -66,7 +66,7 @@ def solve(
     feasible, slack = (2e-5, 1e-6) if low else (2e-7, 1e-12)
     kind, rules = (problem.loss != "product", problem.is_quadratic), control.rules(be)
     s = problem.allocate()
-    G, L, T0 = (xp.empty_like(T) for _ in range(3))
+    G, L, T0 = xp.empty_like(T), xp.empty_like(T), xp.zeros(T.shape, T.dtype)  # T0 takes T's place: its padding must be 0
     work = xp.empty_like(T) if problem.C1 is not None else None
     mu, nu = xp.sum(T, axis=2, dtype=float), xp.sum(T, axis=1, dtype=float)
     mu0, nu0 = mu, nu  # marginals of T0
@@ -90,7 +90,10 @@ def solve(
         if fresh.any():
             _column_update(be, s, be.column_logsums(G, s, fresh), fresh)
         beta = c[:, BETA].copy()  # 1 where a stage begins
-        be.kernel(L, G, T, T0, s, beta, fresh, on)
+        moved = bool(on.all() and (beta == 1.0).all())
+        if moved:  # the cost and the plan move all the way: the buffers change places, and nothing is copied
+            L, G, T, T0 = G, L, T0, T
+        be.kernel(L, G, T, T0, s, beta, fresh, on, moved)
         goal, strict = rules.target(c, facts, tol, problem.is_quadratic)
         is_last = is_final and iteration == max_iter - 1
         newton_steps = NEWTON_STEPS * (3 if iteration == 0 or is_last else 1)

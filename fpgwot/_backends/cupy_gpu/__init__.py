@@ -156,8 +156,10 @@ class Gpu:
         self._launch(file, "column_logsums_join<{real}>", L, (B, chunks), threads, high, s.part, *state, out, blocks, n, m)
         return out
 
-    def kernel(self, L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no-untyped-def]
+    def kernel(self, L, G, T, T0, s: Scaling, beta, fresh, on, moved=False) -> None:  # type: ignore[no-untyped-def]
         B, n, m = T.shape
+        if moved:  # onto themselves
+            G, T0 = L, T
         blocks = s.part.shape[1]
         args = L, G, T, T0, s.rows, s.cols, s.vals, s.size, beta, fresh, on, blocks, n, m
         self._launch("kernel.cu", "kernel_matrix<{real}>", T, (B * blocks,), 256, *args)

@@ -72,8 +72,8 @@ def column_logsums(L: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
     return out
 
 
-def kernel(L, G, T, T0, s: Scaling, beta, fresh, on) -> None:  # type: ignore[no-untyped-def]
-    _k.kernel_matrix(4 * _work(T, on), L, G, T, T0, s.rows, s.cols, s.vals, s.size, beta, fresh, on)
+def kernel(L, G, T, T0, s: Scaling, beta, fresh, on, moved=False) -> None:  # type: ignore[no-untyped-def]
+    _k.kernel_matrix(4 * _work(T, on), L, G, T, T0, s.rows, s.cols, s.vals, s.size, beta, fresh, on, moved)
 
 
 def _state(s: Scaling) -> tuple[np.ndarray, ...]:

@@ -76,7 +76,7 @@ class Kernel:
     kept, per unit of work, and the faster one is used; the slower one gets a new chance ever more rarely.
     """
 
-    PARALLEL_FROM = 30_000
+    PARALLEL_FROM = 60_000
     PATIENCE, PATIENCE_MAX = 32, 2048  # calls until the slower form is tried again; doubled each time it stays slower
 
     def __init__(self, function: Callable[..., Any]) -> None:

@@ -210,8 +210,11 @@ def _row_update(log_p, lse, f, rho, cap):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on):  # type: ignore[no-untyped-def]
-    """L += beta (G - L), T0 += beta (T - T0) (fresh: L = G, T0 = T), then K = exp(f + g + h - L/eps) in place of T."""
+def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # type: ignore[no-untyped-def]
+    """L += beta (G - L), T0 += beta (T - T0) (fresh: L = G, T0 = T), then K = exp(f + g + h - L/eps) in place of T.
+
+    `moved`: L and T0 have been moved.
+    """
     B, n, m = T.shape
     blocks = (n + ix.ROWS - 1) // ix.ROWS
     real = T.dtype.type
@@ -226,7 +229,9 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on):  # type: igno
         g, h = C[b, ix.G], C[b, ix.G, m]
         for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
             ell, gr, t, t0 = L[b, i], grad[b, i], T[b, i], T0[b, i]
-            if fresh[b] or beta[b] == 1.0:
+            if moved:
+                pass
+            elif fresh[b] or beta[b] == 1.0:
                 for j in range(mb):
                     ell[j], t0[j] = gr[j], t[j]
             else:
