@@ -20,14 +20,15 @@ THETA, THETA_MIN = 0.03, 0.003  # inner target relative to the outer residual
 BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor, growth per step, bend that needs none
 UNBOUNDED = 1e15  # mass (of totals about 1) at which a problem with soft marginals is given up
 PATIENCE, STALLS = 25, 4  # outer steps without 10 % progress before the rules tighten; how often before giving up
+FALLS = 1e-5  # of the terms of F: by this much it has fallen where the solver is not stuck, only slow
 
 # What is fixed for a problem ...
 GOAL, SCALE, WL, WQ, GAMMA, ROUGH_WEIGHT, LAMBDA, WEIGHTS, REFERENCE_MASS = range(9)
 FACTS = 9
 # ... and what moves: eps, damping and its bounds, inner target, progress, residuals, F and its parts at T0 and T
-EPS, BETA, CAP, FLOOR, INNER, BEST, SINCE, STALLED, OUTER, STATION, OBJECTIVE = range(11)
-PARTS, HERE = 11, 14  # three each: energy and linear terms; entropy / eps; marginals
-NUMBERS = 17
+EPS, BETA, CAP, FLOOR, INNER, BEST, SINCE, STALLED, MARK, OUTER, STATION, OBJECTIVE = range(12)
+PARTS, HERE = 12, 15  # three each: energy and linear terms; entropy / eps; marginals
+NUMBERS = 18
 LINEAR, QUAD, REG, MARGINAL = range(4)
 RUNNING, DONE, LOST, IMPRECISE, STUCK = range(5)
 STATUS = (Status.MAX_ITER, Status.CONVERGED, Status.UNBOUNDED, Status.PRECISION, Status.STALLED)
@@ -86,7 +87,7 @@ def numbers(eps: np.ndarray) -> np.ndarray:
 
 def _new_stage(c):  # type: ignore[no-untyped-def]
     c[BETA], c[CAP], c[FLOOR], c[INNER] = 1.0, 1.0, BETA_MIN, THETA
-    c[BEST], c[SINCE], c[OUTER] = np.inf, 0.0, np.inf
+    c[BEST], c[SINCE], c[MARK], c[OUTER] = np.inf, 0.0, np.inf, np.inf
 
 
 def target(c, facts, tol, quadratic):  # type: ignore[no-untyped-def]
@@ -169,11 +170,14 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
             x[BEST], x[SINCE] = x[STATION], 0.0
         stuck = x[SINCE] >= PATIENCE
         if stuck:  # tighten the rules; give up after a few times
-            x[INNER], x[FLOOR] = max(0.3 * x[INNER], THETA_MIN), 0.3 * x[FLOOR]
-            x[CAP] = max(x[FLOOR], 0.6 * x[CAP])
-            x[SINCE] = 0.0
-            if last:
+            x[INNER], x[SINCE] = max(0.3 * x[INNER], THETA_MIN), 0.0
+            if s[ix.BEND] > 0:  # a concave energy asks for no damping: the way out of a saddle is long enough
+                x[FLOOR] = 0.3 * x[FLOOR]
+                x[CAP] = max(x[FLOOR], 0.6 * x[CAP])
+            size = abs(x[HERE]) + x[EPS] * abs(x[HERE + 1]) + abs(x[HERE + 2])
+            if last and x[OBJECTIVE] > x[MARK] - FALLS * size:
                 x[STALLED] += 1.0
+            x[MARK] = x[OBJECTIVE]
         if x[STALLED] >= STALLS:
             status[b], on[b] = IMPRECISE if low and x[STATION] < 1e-2 else STUCK, False
             continue
