@@ -100,6 +100,13 @@ def damped_kernel(be, x):
     be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([0.4, 0.5, 0.7])[: len(x.on)], np.zeros(len(x.on), bool), x.on)
 
 
+def long_kernel(be, x):
+    """Steps beyond the plan, where T0 would pass 0."""
+    be.kernel(x.L, x.G, x.T, x.T0, x.s, np.array([3.0, 50.0, 1.5])[: len(x.on)], np.zeros(len(x.on), bool), x.on)
+    x.out["least"] = np.array([x.T0.min()])
+    assert x.T0.min() >= 0
+
+
 def kernel_of_moved_buffers(be, x):
     """As where every cost and plan moves all the way: nothing is copied, and neither G nor T0 is read or written."""
     one = np.ones(len(x.on))
@@ -188,7 +195,7 @@ def drift(be, x):
 
 STEPS = {f"gradient-{M}-{bias}-{first}": gradient(M, bias, first) for M, bias, first in [
     (None, None, True), (True, None, False), (None, True, False), (True, True, False), (True, True, True)]}  # fmt: skip
-STEPS |= {f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, kernel_of_moved_buffers, spread, logsums)}
+STEPS |= {f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, long_kernel, kernel_of_moved_buffers, spread, logsums)}
 STEPS |= {f.__name__: f for f in (anderson, far_mix, marginal_sums, newton, cg, trial, plan, drift)}
 STEPS |= {f.__name__: f for f in (factor, factor_of_an_earlier_system)}
 

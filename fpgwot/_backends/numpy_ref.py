@@ -156,7 +156,8 @@ def kernel(L, G, T, T0, s: Scaling, beta, fresh, on, moved=False) -> None:  # ty
         weight = 1.0 if fresh[b] else beta[b]
         if not moved:
             L[b, i, j] = G[b, i, j] if weight == 1 else L[b, i, j] + weight * (G[b, i, j] - L[b, i, j])
-            T0[b, i, j] = T[b, i, j] if weight == 1 else T0[b, i, j] + weight * (T[b, i, j] - T0[b, i, j])
+            step = T0[b, i, j] + weight * (T[b, i, j] - T0[b, i, j])
+            T0[b, i, j] = T[b, i, j] if weight == 1 else np.maximum(step, 0)  # a long step may pass 0
         A = s.rows[b, ix.F, i, None] + s.cols[b, ix.G, None, j] + s.cols[b, ix.G, -1] - L[b, i, j] / s.vals[b, ix.EPS]
         change = _update(
             s.rows[b, ix.LOG_P, i], np.logaddexp.reduce(A, axis=1), s.rows[b, ix.F, i], _rho(s, b, 0)[1], s.vals[b, ix.CAP1]

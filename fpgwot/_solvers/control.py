@@ -20,15 +20,16 @@ THETA, THETA_MIN = 0.03, 0.003  # inner target relative to the outer residual
 BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor, growth per step, bend that needs none
 UNBOUNDED = 1e15  # mass (of totals about 1) at which a problem with soft marginals is given up
 PATIENCE, STALLS = 25, 4  # outer steps without 10 % progress before the rules tighten; how often before giving up
+LEAP_FROM, SHARE_MIN, SHARE_MAX, STEADY_STEPS = 0.1, 0.005, 0.4, 3  # long steps: residual and shares at which, after how many
 FALLS = 1e-5  # of the terms of F: by this much it has fallen where the solver is not stuck, only slow
 
 # What is fixed for a problem ...
 GOAL, SCALE, WL, WQ, GAMMA, ROUGH_WEIGHT, LAMBDA, WEIGHTS, REFERENCE_MASS = range(9)
 FACTS = 9
-# ... and what moves: eps, damping and its bounds, inner target, progress, residuals, F and its parts at T0 and T
-EPS, BETA, CAP, FLOOR, INNER, BEST, SINCE, STALLED, MARK, OUTER, STATION, OBJECTIVE = range(12)
-PARTS, HERE = 12, 15  # three each: energy and linear terms; entropy / eps; marginals
-NUMBERS = 18
+# ... and what moves: eps, damping and its bounds, inner target, progress, residuals, F, what long steps go by; F's parts at T0, T
+EPS, BETA, CAP, FLOOR, INNER, BEST, SINCE, STALLED, MARK, OUTER, STATION, OBJECTIVE, STEADY, SHARE = range(14)
+PARTS, HERE = 14, 17  # three each: energy and linear terms; entropy / eps; marginals
+NUMBERS = 20
 LINEAR, QUAD, REG, MARGINAL = range(4)
 RUNNING, DONE, LOST, IMPRECISE, STUCK = range(5)
 STATUS = (Status.MAX_ITER, Status.CONVERGED, Status.UNBOUNDED, Status.PRECISION, Status.STALLED)
@@ -145,7 +146,15 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
         x[STATION] = (s[ix.FIXED] + vals[b, ix.RES]) / max(fact[SCALE], vals[b, ix.MASS])
         resist = max(min(x[EPS] * s[ix.BREG] + a[ix.BOTH], 2 * (x[EPS] * s[ix.KL] + a[ix.FORWARD])), 1e-300)
         beta = resist / (resist + max(s[ix.BEND], 0.0)) if s[ix.BEND] > BEND_FREE * resist else 1.0
-        x[BETA] = max(min(beta, min(BETA_GROWTH * x[BETA], x[CAP])), x[FLOOR])
+        x[BETA] = max(min(beta, min(BETA_GROWTH * min(x[BETA], 1.0), x[CAP])), x[FLOOR])
+        # Where the energy is concave and one direction is left, a plain step takes away the same share of the error each time:
+        # once that is seen to be so, one long step takes the rest.
+        share = 1.0 + s[ix.BEND] / resist
+        steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and SHARE_MIN < share < SHARE_MAX
+        x[STEADY] = x[STEADY] + 1.0 if steady and abs(share - x[SHARE]) < 0.2 * share else min(x[STEADY], 0.0)
+        x[SHARE], leap = share, 1.0
+        if x[STEADY] >= STEADY_STEPS:
+            leap, x[STEADY] = 1.0 / share, -STEADY_STEPS
 
         # ------------------------------------------------------- F at the damped plan T0 + beta (T - T0): what damping makes fall
         # The energy there follows exactly from both ends and the bend between them, the convex terms are bounded by their
@@ -156,6 +165,7 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
         if x[BETA] != 1.0:
             x[PARTS] -= x[BETA] * (1 - x[BETA]) * s[ix.BEND] / 2
         x[OBJECTIVE] = x[PARTS] + x[EPS] * x[PARTS + 1] + x[PARTS + 2]
+        x[BETA] *= leap
 
         # ------------------------------------------------------------------------------- who is done, who is stuck, who goes on
         last = x[EPS] == fact[GOAL]

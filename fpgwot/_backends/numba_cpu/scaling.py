@@ -237,7 +237,7 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # typ
             else:
                 for j in range(mb):
                     ell[j] += be * (gr[j] - ell[j])
-                    t0[j] += be * (t[j] - t0[j])
+                    t0[j] = max(t0[j] + be * (t[j] - t0[j]), real(0))  # a long step may pass 0
             fi, top = R[b, ix.F, i] + h, real(-1e30)
             for j in range(mb):
                 x = max(real(fi + g[j]) - ie * ell[j], real(-1e30))

@@ -67,7 +67,7 @@ kernel_matrix(real* L, const real* G, real* T, real* T0, double* R, double* C, d
       real ell = G[at], t0 = T[at];
       if (!whole) {
         const real l0 = L[at], p0 = T0[at];
-        ell = madd(step, ell - l0, l0), t0 = madd(step, t0 - p0, p0);
+        ell = madd(step, ell - l0, l0), t0 = max(madd(step, t0 - p0, p0), (real)0);  // a long step may pass 0
       }
       L[at] = ell, T0[at] = t0;
       const real x = max(madd(-ie, ell, (real)(f[k] + gj)), lowest), d = x - top[k], e = expo(-abs(d));
