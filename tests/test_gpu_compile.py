@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 import pytest
 from emulator import nvrtc
 
-from fpgwot._backends.cupy_gpu import _source
+from fpgwot._backends.cupy_gpu import STATIC, _source
 
 pytestmark = pytest.mark.skipif(
     nvrtc.library() is None, reason="the wheel nvidia-cuda-nvrtc is not installed: kernels are not compiled for a GPU"
@@ -47,7 +47,7 @@ def test_kernels_compile_without_spills_within_their_registers(job, reports):
     wrong = []
     for name, ceiling in _source.expressions(file).items():
         x = usage[name]
-        if x.spilled or x.stack or x.registers > ceiling or x.shared > STATIC_SHARED:
+        if x.spilled or x.stack or x.registers > ceiling or x.shared > (STATIC if file == "small.cu" else STATIC_SHARED):
             wrong.append(f"{name}: {x}, ceiling {ceiling}")
     assert not wrong, "\n".join(wrong)
 

@@ -30,7 +30,8 @@ cg                  one read of K: one conjugate gradient step on the Schur comp
 trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
 compiled            what makes plain code on host numbers fast: Numba's compiler, or nothing
-ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`
+ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`; on the GPU small problems take its
+                    steps in one launch (`small.cu`)
 lp_basis, lp_solve  the exact solver's linear programs, each from the basis of the last one (CPU only); lp_nearest for a free side
 fgw_gradient ...    its gradient, and sums over sparse plans: see `numpy_lp`, where each is a few lines
 descend             its whole steps on a small problem in one compiled call, or None

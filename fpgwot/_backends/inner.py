@@ -18,10 +18,9 @@ import numpy as np
 from ._protocol import DONE, GAIN, PHI, RES, VIOL
 
 SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 8, 60, 0.3, 8
-FREE_STEPS, PRICE = (
-    2,
-    60,
-)  # CG steps of a Newton step that cost nothing; passes that a factor costs: bought when the rest adds up to it
+FREE_STEPS = 2  # CG steps of a Newton step that cost nothing
+PRICE = 60  # passes that a factor costs: bought when the other steps add up to it
+ENOUGH, SHORTER = 1e-4, 0.3  # share of the expected gain that a line search accepts, and what a refused step is shortened to
 
 sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals, and `forget(s, which)`, which empties the mixing
 anderson: Any = None
@@ -68,10 +67,10 @@ def refused(out, start, slack, search, a):  # type: ignore[no-untyped-def]
     left = False
     for b in range(len(search)):
         phi, before = out[b, PHI], start[b, PHI]
-        enough = phi >= before + 1e-4 * out[b, GAIN] or abs(phi - before) < slack * max(1.0, abs(before))
+        enough = phi >= before + ENOUGH * out[b, GAIN] or abs(phi - before) < slack * max(1.0, abs(before))
         search[b] = search[b] and not (np.isfinite(phi) and enough)
         if search[b]:
-            a[b] = 0.3 * a[b]
+            a[b] = SHORTER * a[b]
             left = True
     return left
 

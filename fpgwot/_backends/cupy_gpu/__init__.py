@@ -20,6 +20,11 @@ from . import _source
 
 SEGMENT, TILE, WINDOW_FROM = 32, 64, 33  # of structured.cu: points of a segment, lines of a block; widest band entry by entry + 1
 KEPT = 256  # small arrays of the host that are kept on the device
+SMALL = (
+    2**15
+)  # most entries of a kernel matrix whose inner solve is one thread block and one launch; a side has at most SMALL / 32
+HEAD, STATIC = 128, 8192  # bytes of shared memory in small.cu: of its problem, and at most of what it declares itself
+DEFAULT_SHARED = 48 * 1024 - STATIC  # bytes that a launch may ask for without raising the kernel's limit
 _COLUMNS = re.compile(r"_rows<\w+, (\d+), \d+>")
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _DTYPES = {"double": np.float64, "float": np.float32, "i64": np.int64, "bool": np.bool_}
@@ -37,16 +42,16 @@ class Gpu:
     """The primitives on arrays of `cp`, which is CuPy or stands for it.
 
     `compiled` makes plain code over the numbers of each problem fast, without it that is left to the interpreter; `threads` is
-    the most of a block, for tests.
+    the most of a block and `small` takes the place of SMALL, for tests and measurements.
     """
 
     name = "cupy"
     factors = False  # the diagonal preconditions Newton systems here
 
-    def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS) -> None:
-        self.cp, self.xp, self.threads = cp, cp, threads
+    def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS, small: int = SMALL) -> None:
+        self.cp, self.xp, self.threads, self.small = cp, cp, threads, small
         self.compiled = compiled or (lambda function: function)
-        self.ascend = inner.interpreted(self, self.compiled)
+        self._ascend_by_passes = inner.interpreted(self, self.compiled)
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
 
@@ -83,7 +88,9 @@ class Gpu:
                 self._kernels.setdefault(name, module.get_function(name))
         return self._kernels[expression]
 
-    def _launch(self, file: str, pattern: str, like: Any, grid: tuple[int, ...], threads: int, *args: Any, **choice: Any) -> None:
+    def _launch(
+        self, file: str, pattern: str, like: Any, grid: tuple[int, ...], threads: int, *args: Any, shared: int = 0, **choice: Any
+    ) -> None:
         """Run a kernel for the type of `like`: scalars are cast, arrays checked against the source's signature."""
         real = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}[np.dtype(like.dtype)]
         expression = pattern.format(real=real, **choice)
@@ -103,7 +110,16 @@ class Gpu:
             ready.append(x)
         if max(grid[1:], default=0) > 65535:
             raise ValueError(f"{grid[1]} problems in one batch: the GPU takes 65,535 at once; split the batch")
-        self._kernel(file, expression, real)(grid, (threads,), tuple(ready))
+        kernel = self._kernel(file, expression, real)
+        if (
+            shared > DEFAULT_SHARED
+        ):  # always to the same value: another thread may launch with its own between this and the launch
+            kernel.max_dynamic_shared_size_bytes = self._most_shared()
+        kernel(grid, (threads,), tuple(ready), shared_mem=shared)
+
+    def _most_shared(self) -> int:
+        """Bytes of shared memory that a block of this device may ask for, beside what its kernel declares."""
+        return int(self.cp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]) - STATIC
 
     # ------------------------------------------------------------------------------------------------------ gradient and its sums
 
@@ -234,6 +250,25 @@ class Gpu:
         args = *state, s.v, s.part, s.sums, *self._fold(K, s, on), stop, on, blocks, n, m
         self._launch("scaling.cu", "cg_columns<{real}>", K, (B,), self._round(m + 1, 512), *args)
 
+    # ---------------------------------------------------------------------------------------------------------- the inner solve
+
+    def ascend(  # type: ignore[no-untyped-def]
+        self, K: Any, s: Scaling, target, feasible, steps: int, slack: float, spent: np.ndarray, on: np.ndarray
+    ) -> np.ndarray:
+        """The loop of `inner.py`: in one launch where problems are small, else pass by pass with the host's decisions."""
+        B, n, m = K.shape
+        if n * m > self.small or max(n, m) > SMALL // 32:
+            return np.asarray(self._ascend_by_passes(K, s, target, feasible, steps, slack, spent, on))
+        threads, size = self._round(2 * max(n, m), 256), K.dtype.itemsize
+        shared = HEAD + 8 * (n + max(threads, m)) + size * (2 * m + n)
+        in_shared = shared + size * n * m <= self._most_shared()
+        shared += size * n * m * in_shared
+        given, out = self.cp.asarray(np.stack(np.broadcast_arrays(target, feasible, spent), axis=1)), self.cp.empty((B, 2))
+        args = K, s.rows, s.cols, s.vals, s.size, s.v, s.hist, given, steps, slack, on, out, in_shared, n, m
+        self._launch("small.cu", "small<{real}>", K, (B,), threads, *args, shared=shared)
+        passes, spent[:] = self.host(out).T
+        return passes.astype(int)
+
     # ------------------------------------------------------------------------------------------------------------- vectors only
 
     def anderson(self, s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
@@ -253,7 +288,8 @@ class Gpu:
         X, Y, n, lines, segments, grid = self._lines(X, axis, out)
         numbers = 3 if kind == "Square" else 2
         carry = self.cp.empty((len(X), 2, numbers, segments, lines))
-        reach, rest, choice = self.cp.empty(segments), (n, lines, segments), {"kind": kind, "axis": axis}
+        reach, rest = self.cp.empty(segments), (n, lines, segments)
+        choice: dict[str, Any] = {"kind": kind, "axis": axis}
         file, size = "structured.cu", len(X) * lines
         self._launch(file, "scan_segments<{real}, {kind}, {axis}>", X, grid, TILE, X, gaps, carry, reach, *rest, **choice)
         self._launch(file, "scan_carries<{kind}>", X, (-(-size // TILE),), TILE, carry, reach, len(X), lines, segments, kind=kind)
