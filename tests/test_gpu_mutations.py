@@ -28,9 +28,9 @@ MUTATIONS = {
 
 def planted(monkeypatch, file: str, before: str, after: str) -> OnDevice:
     """The backend on kernels with a bug; the text is there, so the bug is as well."""
-    sound = _source.code(file)
-    assert before in sound
-    monkeypatch.setattr(_source, "code", lambda name: sound.replace(before, after) if name == file else pytest.fail(name))
+    code = _source.code
+    assert before in code(file)
+    monkeypatch.setattr(_source, "code", lambda name: code(name).replace(before, after) if name == file else code(name))
     return OnDevice(Gpu(Standin(), threads=64))
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ._protocol import DONE, GAIN, PHI, RES, VIOL
+from ._protocol import DONE, GAIN, PHI, RES, STEPS, VIOL
 
 SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 8, 60, 0.3, 8
 FREE_STEPS = 2  # CG steps of a Newton step that cost nothing
 PRICE = 60  # passes that a factor costs: bought when the other steps add up to it
+AT_ONCE = 1  # CG steps that a call of `cg` makes before the host looks; a backend may have its own
 ENOUGH, SHORTER = 1e-4, 0.3  # share of the expected gain that a line search accepts, and what a refused step is shortened to
 
 sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals, and `forget(s, which)`, which empties the mixing
@@ -92,7 +93,15 @@ def count(total, which, unit):  # type: ignore[no-untyped-def]
             total[b] += unit
 
 
-HELPERS = {f.__name__: f for f in (unfinished, fallen, running, refused, costly, count)}
+def tally(out, which, passes, spent):  # type: ignore[no-untyped-def]
+    """Add the CG steps of a Newton step, and those that a factor would have saved."""
+    for b in range(len(which)):
+        if which[b]:
+            passes[b] += int(out[b, STEPS])
+            spent[b] += max(out[b, STEPS] - FREE_STEPS, 0.0)
+
+
+HELPERS = {f.__name__: f for f in (unfinished, fallen, running, refused, costly, count, tally)}
 
 
 def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ignore[no-untyped-def]
@@ -128,13 +137,11 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
         count(passes, work, 1)
         if costly(spent, work, some):
             count(passes, factor(K, *s, some) > 0, PRICE)
-        todo, k = work.copy(), 0
-        while k < CG_STEPS and running(numbers(*s), todo):
+        todo, k, made = work.copy(), 0, numbers(*s)
+        while k < CG_STEPS and running(made, todo):
             cg(K, *s, CG_STOP, todo)
-            count(passes, todo, 1)
-            if k >= FREE_STEPS:
-                count(spent, todo, 1.0)
-            k += 1
+            made, k = numbers(*s), k + AT_ONCE
+        tally(made, work, passes, spent)
         start, a, search, tries = out, np.ones(B), work.copy(), 0
         while tries < BACKTRACKS:
             trial(*s, a, search)
@@ -164,8 +171,11 @@ def bound(function: Callable[..., Any], suffix: str, **names: Any) -> Callable[.
     return twin
 
 
-def interpreted(be: Any, compiled: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """`ascend` of a backend whose primitives are called from Python; `compiled` for the helpers, where batches are large."""
+def interpreted(be: Any, compiled: Callable[..., Any] | None = None, **others: Any) -> Callable[..., Any]:
+    """`ascend` of a backend whose primitives are called from Python; `compiled` for the helpers, where batches are large.
+
+    `others` take the place of names of this module.
+    """
     names = {name: getattr(be, name) for name in ("sweep", "anderson", "newton", "factor", "cg", "trial")}
 
     def forget(s: Any, which: np.ndarray) -> None:
@@ -173,5 +183,6 @@ def interpreted(be: Any, compiled: Callable[..., Any] | None = None) -> Callable
 
     if compiled is not None:
         names |= {name: compiled(bound(f, "_" + be.name)) for name, f in HELPERS.items()}
+    names |= others
     loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, **names)
     return lambda K, s, *rest: loop(K, (s,), *rest)

@@ -8,6 +8,7 @@ The linear programs of the exact solver are not here: that solver copies its pro
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from .. import inner
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
-from . import _source
+from . import _source, graph
 
 SEGMENT, TILE, WINDOW_FROM = 32, 64, 33  # of structured.cu: points of a segment, lines of a block; widest band entry by entry + 1
 KEPT = 256  # small arrays of the host that are kept on the device
@@ -51,7 +52,10 @@ class Gpu:
     def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS, small: int = SMALL) -> None:
         self.cp, self.xp, self.threads, self.small = cp, cp, threads, small
         self.compiled = compiled or (lambda function: function)
-        self._ascend_by_passes = inner.interpreted(self, self.compiled)
+        self._ascend_by_passes = inner.interpreted(self, self.compiled, cg=self._cg_graph, AT_ONCE=graph.AT_ONCE)
+        self._graphs: weakref.WeakKeyDictionary[Scaling, graph.Captured] = (
+            weakref.WeakKeyDictionary()
+        )  # a solve's, while it lives
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
 
@@ -220,12 +224,12 @@ class Gpu:
             numbers = s.sums, part_c, chunks, on, blocks, n, m
             self._launch("scaling.cu", "sweep_numbers", K, (B,), self._round(256, 256), *state, *numbers)
 
-    def _fold(self, K: Any, s: Scaling, on: np.ndarray) -> tuple[Any, int]:
-        """Room for a number a column, with the sums over blocks of rows in it where those are many; and whether they are."""
-        B, n, m = K.shape
-        folded, many = self.cp.empty((B, m + 1)), int(m > self.threads)
+    def _fold(self, K: Any, s: Scaling, on: Any, of_cg: int, folded: Any) -> tuple[Any, int]:
+        """The sums over blocks of rows in `folded` where those are many; and whether they are."""
+        m = K.shape[2]
+        many = int(m > self.threads)
         if many:
-            self._columns("fold<{real}>", K, s, s.part, s.size, on, folded, s.part.shape[1], m)
+            self._columns("fold<{real}>", K, s, s.part, s.vals, s.size, on, of_cg, folded, s.part.shape[1], m)
         return folded, many
 
     def newton(self, K: Any, s: Scaling, on: np.ndarray) -> None:
@@ -233,22 +237,31 @@ class Gpu:
         blocks, state, threads = s.part.shape[1], (s.rows, s.cols, s.vals, s.size), self._round(m, 256)
         rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *rows)
-        rest = s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
+        rest = s.part, s.sums, *self._fold(K, s, on, 0, self.cp.empty((B, m + 1))), on, blocks, n, m
         self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *state, *rest)
 
     def factor(self, K: Any, s: Scaling, on: np.ndarray) -> np.ndarray:
         return np.zeros(len(on), int)
 
     def cg(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
+        self._cg(K, s, stop, on, self.cp.empty_like(s.v), self.cp.empty((len(K), K.shape[2] + 1)))
+
+    def _cg(self, K: Any, s: Scaling, stop: float, on: Any, vd: Any, folded: Any) -> None:
         B, n, m = K.shape
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
-        vd = self.cp.empty_like(s.v)
         self._columns("direction_factors<{real}>", K, s, *state, s.v, vd, on, n, m)
         threads, choice = self._shape(m, K.dtype)
         rest = vd, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "cg_rows<{real}, {cols}, {fixed}>", K, (B * blocks,), threads, K, *state, *rest, **choice)
-        args = *state, s.v, s.part, s.sums, *self._fold(K, s, on), stop, on, blocks, n, m
+        args = *state, s.v, s.part, s.sums, *self._fold(K, s, on, 1, folded), stop, on, blocks, n, m
         self._launch("scaling.cu", "cg_columns<{real}>", K, (B,), self._round(m + 1, 512), *args)
+
+    def _cg_graph(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
+        """`graph.AT_ONCE` conjugate gradient steps in one launch; those beyond a problem's last return at once."""
+        captured = self._graphs.get(s)
+        if captured is None or not captured.fits(K, stop):
+            captured = self._graphs[s] = graph.Captured(self, K, s, stop)
+        captured.launch(on)
 
     # ---------------------------------------------------------------------------------------------------------- the inner solve
 

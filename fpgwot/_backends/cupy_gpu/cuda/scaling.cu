@@ -145,12 +145,13 @@ sweep_numbers(double* R, double* C, double* S, const i64* size, const double* pa
 
 // --------------------------------------------------------------------------------------------------------------- Newton and cg
 
-// Sums over the blocks of rows, for finish_newton and finish_cg, where there are many of them.
+// Sums over the blocks of rows, for newton_columns and cg_columns (`of_cg`), where there are many of them.
 template <typename real>
 __global__ void __launch_bounds__(256)
-fold(const real* part, const i64* size, const bool* on, double* folded, i64 blocks, i64 m) {
+fold(const real* part, const double* S, const i64* size, const bool* on, i64 of_cg, double* folded, i64 blocks, i64 m) {
   const i64 b = blockIdx.y, j = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (on[b] && j < size[2 * b + 1]) folded[b * (m + 1) + j] = column_sum(part, b, blocks, (size[2 * b] + ix::ROWS - 1) / ix::ROWS, m, j);
+  if (!on[b] || (of_cg && done(S, b))) return;
+  if (j < size[2 * b + 1]) folded[b * (m + 1) + j] = column_sum(part, b, blocks, (size[2 * b] + ix::ROWS - 1) / ix::ROWS, m, j);
 }
 
 // Free rows w, and sum_i w_i T_ij^2 of each column and block of rows; one thread a column.
@@ -209,7 +210,7 @@ template <typename real>
 __global__ void __launch_bounds__(256)
 direction_factors(double* R, double* C, double* S, const i64* size, const real* v, real* vd, const bool* on, i64 n, i64 m) {
   const i64 b = blockIdx.y, j = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (!on[b] || j >= size[2 * b + 1]) return;
+  if (!on[b] || done(S, b) || j >= size[2 * b + 1]) return;
   const State s(R, C, S, b, n, m);
   vd[b * m + j] = s.col(ix::DIAG)[j] > 0 ? (real)(v[b * m + j] * s.col(ix::CG_D)[j]) : (real)0;
 }
@@ -219,7 +220,7 @@ __global__ void __launch_bounds__(512, 1)
 cg_rows(const real* K, double* R, double* C, double* S, const i64* size, const real* vd, real* part, double* part_s, const bool* on,
         i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x / blocks, item = blockIdx.x, i0 = (blockIdx.x % blocks) * (i64)ix::ROWS, i1 = min(i0 + ix::ROWS, size[2 * b]);
-  if (!on[b] || i0 >= i1) return;
+  if (!on[b] || done(S, b) || i0 >= i1) return;
   RowProduct<real> rule(State(R, C, S, b, n, m));
   fused_read<real, COLS, FIXED>(K + b * n * m, vd + b * m, part + item * m, i0, i1, m, (int)size[2 * b + 1], rule);
   if (threadIdx.x < LANES) {
@@ -234,7 +235,7 @@ __global__ void __launch_bounds__(512, 1)
 cg_columns(double* R, double* C, double* S, const i64* size, const real* v, const real* part, const double* part_s, double* folded,
            i64 is_folded, double stop, const bool* on, i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x;
-  if (!on[b]) return;
+  if (!on[b] || done(S, b)) return;
   const i64 used = (size[2 * b] + ix::ROWS - 1) / ix::ROWS;
   double cross = 0.0, *product = folded + b * (m + 1);
   for (i64 k = threadIdx.x; k < used; k += blockDim.x) cross += part_s[b * blocks + k];

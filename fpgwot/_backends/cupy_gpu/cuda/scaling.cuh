@@ -77,6 +77,9 @@ template <typename real> __device__ __forceinline__ double column_sum(const real
   return sum;
 }
 
+// The conjugate gradients of a problem are over: kernels that were queued in advance return.
+__device__ __forceinline__ bool done(const double* S, i64 b) { return S[b * ix::NUMBERS + ix::DONE] != 0.0; }
+
 // Weight of a row in the Newton system, 0 where its potential is held.
 __device__ __forceinline__ double row_weight(const State& s, i64 i) {
   const double t = s.price(ix::TAU1), row = fmax(s.row(ix::ROW)[i], Least<double>::value);
@@ -124,6 +127,7 @@ template <class Squares> __device__ void newton_system(const State& s, i64 mb, d
   block_sum(y);
   if (threadIdx.x) return;
   s.vals[ix::NORM] = y[0], s.vals[ix::RZ] = y[1], s.vals[ix::SHIFT] = shift, s.vals[ix::DONE] = y[0] > 0 ? 0.0 : 1.0;
+  s.vals[ix::STEPS] = 0.0;
 }
 
 // t = w (T d + row d_h): the rows of the Schur complement.
@@ -173,6 +177,6 @@ __device__ void cg_step(const State& s, i64 mb, double stop, double cross, doubl
     d[j] = (r[j] != 0.0 ? r[j] / s.col(ix::PRE)[j] : 0.0) + ratio * d[j];
   }
   if (threadIdx.x) return;
-  s.vals[ix::RZ] = y[1];
+  s.vals[ix::RZ] = y[1], s.vals[ix::STEPS] += 1.0;
   if (y[0] < stop * s.vals[ix::NORM] || !(curve > 0.0)) s.vals[ix::DONE] = 1.0;
 }
