@@ -27,12 +27,12 @@ def passes(order: str = "forward", seed: int = 0, threads: int = 64) -> OnDevice
     return OnDevice(Gpu(Standin(order, seed), threads=threads, small=0))
 
 
-def check(kind: str, dtype, be: OnDevice) -> None:
+def check(kind: str, dtype, be: OnDevice, exact: bool = True) -> None:
     """The loop with graphs takes the steps of the reference: the same passes, since the flags stop each problem by itself."""
     x, y = (parity.State(kind, dtype) for _ in range(2))
-    target, tolerance = (1e-10, 1e-9) if dtype == np.float64 else (1e-4, 2e-4)
+    target, tolerance = (1e-10, 1e-9 if exact else 1e-7) if dtype == np.float64 else (1e-4, 2e-4)
     one, two = (ascend(b, s, target, 8, spent=59.0) for b, s in ((numpy_ref, x), (be, y)))
-    if dtype == np.float64:
+    if exact and dtype == np.float64:
         np.testing.assert_array_equal(two, one)
     compare(x, y, tolerance)
 

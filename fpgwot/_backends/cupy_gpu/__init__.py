@@ -48,6 +48,7 @@ class Gpu:
 
     name = "cupy"
     factors = False  # the diagonal preconditions Newton systems here
+    threads_per_line = 2  # of a small problem's block, for each row or column; not yet tuned on a card
 
     def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS, small: int = SMALL) -> None:
         self.cp, self.xp, self.threads, self.small = cp, cp, threads, small
@@ -58,6 +59,7 @@ class Gpu:
         )  # a solve's, while it lives
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
+        self._limits: dict[int, int] = {}
 
     # ------------------------------------------------------------------------------------------------------- arrays and launches
 
@@ -123,7 +125,10 @@ class Gpu:
 
     def _most_shared(self) -> int:
         """Bytes of shared memory that a block of this device may ask for, beside what its kernel declares."""
-        return int(self.cp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]) - STATIC
+        device = self.cp.cuda.Device()
+        if device.id not in self._limits:  # asking takes as long as a launch
+            self._limits[device.id] = int(device.attributes["MaxSharedMemoryPerBlockOptin"]) - STATIC
+        return self._limits[device.id]
 
     # ------------------------------------------------------------------------------------------------------ gradient and its sums
 
@@ -261,7 +266,7 @@ class Gpu:
         captured = self._graphs.get(s)
         if captured is None or not captured.fits(K, stop):
             captured = self._graphs[s] = graph.Captured(self, K, s, stop)
-        captured.launch(on)
+        captured.launch(self.device(on, bool))
 
     # ---------------------------------------------------------------------------------------------------------- the inner solve
 
@@ -272,7 +277,7 @@ class Gpu:
         B, n, m = K.shape
         if n * m > self.small or max(n, m) > SMALL // 32:
             return np.asarray(self._ascend_by_passes(K, s, target, feasible, steps, slack, spent, on))
-        threads, size = self._round(2 * max(n, m), 256), K.dtype.itemsize
+        threads, size = self._round(self.threads_per_line * max(n, m), 256), K.dtype.itemsize
         shared = HEAD + 8 * (n + max(threads, m)) + size * (2 * m + n)
         in_shared = shared + size * n * m <= self._most_shared()
         shared += size * n * m * in_shared

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .._protocol import Scaling
 
 AT_ONCE = 10  # steps of a graph; they divide CG_STEPS of `inner`
@@ -41,7 +39,7 @@ class Captured:
         """Whether it was captured for this matrix."""
         return K.data.ptr == self._K.data.ptr and K.shape == self._K.shape and K.dtype == self._K.dtype and stop == self._stop
 
-    def launch(self, on: np.ndarray) -> None:
-        """Queue the steps of the problems that are on, on the current stream."""
-        self._on.set(np.ascontiguousarray(on))
+    def launch(self, on: Any) -> None:
+        """Queue the steps of the problems that are on (flags on the device), on the current stream."""
+        self._on[...] = on
         self._graph.launch()
