@@ -120,17 +120,9 @@ def test_the_loop_ends_at_its_limit():
     assert inner.CG_STEPS % AT_ONCE == 0
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("if (!on[b] || done(S, b)) return;\n  const i64 used", "if (!on[b]) return;\n  const i64 used"),
-        ("s.vals[ix::DONE] = 1.0;", "s.vals[ix::DONE] = 0.0;"),
-        ("s.vals[ix::STEPS] += 1.0", "s.vals[ix::STEPS] = 1.0"),
-    ],
-    ids=["a step beyond the last", "no flag", "no count"],
-)
-def test_the_suite_notices_a_change_of(before, after, monkeypatch):
-    be = planted(monkeypatch, "scaling.cu", before, after)
+def test_the_suite_notices_a_step_beyond_the_last(monkeypatch):
+    before = "if (!on[b] || done(S, b)) return;\n  const i64 used"
+    be = planted(monkeypatch, "scaling.cu", before, before.replace(" || done(S, b)", ""))
     be.gpu.small = 0
     with pytest.raises((AssertionError, EmulationError)):
         check("partial", np.float64, be)
