@@ -39,10 +39,11 @@ from problems import problem_t  # noqa: E402
 from fpgwot import LaplaceKernel, PowerDistance, solve  # noqa: E402
 from fpgwot import __version__ as VERSION  # noqa: E402
 from fpgwot._backends import _protocol as ix  # noqa: E402
-from fpgwot._backends.cupy_gpu import Gpu, _source, backend  # noqa: E402
+from fpgwot._backends.cupy_gpu import Gpu, _source, backend, graph  # noqa: E402
 
 SIZES = {"passes": (512, 2048, 8192), "structures": (2048, 8192), "solves": (512, 2048), "copy": 2**28, "gemm": 8192}
 SIZES |= {"batch": (1000, 32), "torch": (2048, 8192), "repeats": 20}
+SIZES |= {"small": ((1, 32), (1000, 16), (1000, 32), (1000, 64), (300, 128), (132, 181)), "graph": (512, 2048, 8192)}
 TINY = {
     "passes": (40,),
     "structures": (40,),
@@ -51,18 +52,42 @@ TINY = {
     "gemm": 32,
     "batch": (2, 8),
     "torch": (40,),
+    "small": ((1, 8), (3, 16)),
+    "graph": (40,),
     "repeats": 2,
 }
 # Parts, and the seconds below which they are left out
-PARTS = {"where": 0, "ceilings": 5, "passes": 30, "structures": 20, "tests": 60, "solves": 60, "batch": 30, "torch": 20}
+PARTS = {"where": 0, "ceilings": 5, "passes": 30, "structures": 20, "tests": 60, "solves": 60, "small": 40, "graph": 15}
+PARTS |= {"batch": 30, "torch": 20}
 PARTS |= {"compile": 60, "sanitizer": 20}
 CRASH = """
 import numpy as np, test_backends as parity
-from fpgwot._backends.cupy_gpu import backend
+from fpgwot._backends.cupy_gpu import Gpu, backend
 from test_gpu_kernels import STEPS, OnDevice, check
 for name in STEPS:
     check(parity.STEPS[name], "partial", np.float32, OnDevice(backend()))
+import test_gpu_graph as graphs, test_gpu_small as small
+small.check("partial", np.float32, OnDevice(Gpu(backend().cp)), exact=False)
+graphs.check("partial", np.float32, OnDevice(Gpu(backend().cp, small=0)), exact=False)
 """
+
+
+class Counted(Gpu):
+    """The backend, which counts its launches; one of a graph is one."""
+
+    def __init__(self, cp: Any, **options: Any) -> None:
+        super().__init__(cp, **options)
+        self.launches = self.graphs = 0
+
+    def _launch(self, *args: Any, **options: Any) -> None:
+        self.launches += 1
+        super()._launch(*args, **options)
+
+    def _cg_graph(self, *args: Any) -> None:
+        before = self.launches
+        super()._cg_graph(*args)
+        self.launches = before + 1  # what was captured on the way is not launched
+        self.graphs += 1
 
 
 class Check:
@@ -175,13 +200,13 @@ class Check:
         self.bandwidth = 2 * x.nbytes / copy
         return {"copy_GB_s": self.bandwidth / 1e9, "gemm_float32_TFLOP_s": 2 * n**3 / product / 1e12}
 
-    def state(self, n: int, dtype: Any) -> tuple[ix.Scaling, dict[str, Any]]:
-        """A partial problem in the middle of its iteration."""
+    def state(self, n: int, dtype: Any, B: int = 1) -> tuple[ix.Scaling, dict[str, Any]]:
+        """A batch of partial problems in the middle of their iteration."""
         cp, rng = self.cp, np.random.default_rng(0)
-        p = cp.ones((1, n)) / n
-        inf, zero = np.array([np.inf]), np.array([0.0])
-        s = ix.Scaling(cp, dtype, np.array([[n, n]]), p, p, np.array([0.8]), np.array([0.05]), (inf, inf), (zero, zero))
-        base = cp.asarray(rng.random((1, n, 1)).astype(dtype)) * cp.asarray(rng.random((1, 1, n)).astype(dtype))
+        p, sizes = cp.ones((B, n)) / n, np.tile(np.array([[n, n]]), (B, 1))
+        inf, zero = np.full(B, np.inf), np.zeros(B)
+        s = ix.Scaling(cp, dtype, sizes, p, p, np.full(B, 0.8), np.full(B, 0.05), (inf, inf), (zero, zero), factors=False)
+        base = cp.asarray(rng.random((B, n, 1)).astype(dtype)) * cp.asarray(rng.random((B, 1, n)).astype(dtype))
         x = {name: base + dtype(0.1) for name in ("K", "L", "G", "T", "T0", "A", "M")}
         for name in ("T", "T0"):
             x[name] *= dtype(1.0 / n**2)
@@ -260,6 +285,92 @@ class Check:
                     row[name] = {"seconds": time.perf_counter() - start, "value": float(res.value), "passes": int(res.n_passes)}
                     row[name] |= {"converged": bool(res.converged), "stationarity": float(res.residuals.stationarity)}
                 rows.append(row | {"times_faster": row["numba"]["seconds"] / row["gpu"]["seconds"]})
+        return rows
+
+    def small(self) -> list[dict[str, Any]]:
+        """Batches of small problems: an inner solve in one launch against pass by pass, then whole solves; launches counted."""
+        rows = []
+        for B, n in self.sizes["small"]:
+            for dtype in (np.float32, np.float64):
+                row: dict[str, Any] = {"problems": B, "n": n, "dtype": np.dtype(dtype).name}
+                gpu = Counted(self.cp)
+                for gpu.threads_per_line in (1, 4):  # beside the 2 of the package
+                    row[f"us_{gpu.threads_per_line}_threads_a_line"] = self.inner_solve(gpu, B, n, dtype)["us"]
+                for name, gpu in (("one_launch", Counted(self.cp)), ("passes", Counted(self.cp, small=0))):
+                    row[name] = self.inner_solve(gpu, B, n, dtype)
+                rows.append(row | {"times_faster": row["passes"]["us"] / row["one_launch"]["us"]})
+        for B, n in self.sizes["small"]:
+            M = np.stack([self.problem(n, seed)[0] for seed in range(min(B, 8))])[np.arange(B) % 8 % min(B, 8)]
+            C = np.broadcast_to(self.problem(n)[1], (B, n, n)).copy()
+            row = {"problems": B, "n": n, "whole": True}
+            for name, gpu in (("one_launch", Counted(self.cp)), ("passes", Counted(self.cp, small=0))):
+                arrays = [self.cp.asarray(x) for x in (M, C, C)]
+                solve(*arrays, m=0.8, reg=0.05, max_iter=2, on_fail="ignore", backend=gpu)
+                gpu.launches = gpu.graphs = 0
+                self.wait()
+                start = time.perf_counter()
+                res = solve(*arrays, m=0.8, reg=0.05, on_fail="ignore", backend=gpu)
+                self.wait()
+                seconds, steps = time.perf_counter() - start, int(np.max(res.n_iter))
+                row[name] = {"ms": 1e3 * seconds, "steps": steps, "launches": gpu.launches, "graphs": gpu.graphs}
+                row[name] |= {"launches_per_step": gpu.launches / steps, "converged": int(np.sum(res.converged))}
+            rows.append(row | {"times_faster": row["passes"]["ms"] / row["one_launch"]["ms"]})
+        return rows
+
+    def inner_solve(self, gpu: Counted, B: int, n: int, dtype: Any) -> dict[str, Any]:
+        """One call of `ascend` on a batch, from the same start each time: sweeps and Newton steps, no target."""
+        s, x = self.state(n, dtype, B)
+        on, spent = np.ones(B, bool), np.zeros(B)
+        start = s.cols.copy(), s.rows.copy()
+
+        def call() -> Any:
+            s.cols[...], s.rows[...] = start
+            return gpu.ascend(x["K"], s, np.full(B, -1.0), np.full(B, np.inf), 4, 1e-12, spent, on)
+
+        passes = call()
+        gpu.launches = gpu.graphs = 0
+        call()
+        launches, graphs = gpu.launches, gpu.graphs
+        us = 1e6 * self.time(call, 3)
+        return {
+            "us": us,
+            "passes": int(np.max(passes)),
+            "launches": launches,
+            "graphs": graphs,
+            "us_per_pass": us / np.max(passes),
+        }
+
+    def graph(self) -> list[dict[str, Any]]:
+        """Ten conjugate gradient steps: by one graph with a read of the numbers, and by launches with a read after each."""
+        rows, gpu, on = [], Counted(self.cp, small=0), np.ones(1, bool)
+        for n in self.sizes["graph"]:
+            s, x = self.state(n, np.float32)
+            gpu.sweep(x["K"], s, on)
+            gpu.newton(x["K"], s, on)
+
+            def begin(s: ix.Scaling = s) -> None:
+                s.vals[:, ix.DONE] = 0.0
+
+            def captured(s: ix.Scaling = s, K: Any = x["K"]) -> None:
+                begin(s)
+                gpu._cg_graph(K, s, 0.0, on)
+                gpu.host(s.vals)
+
+            def launched(s: ix.Scaling = s, K: Any = x["K"]) -> None:
+                for _ in range(graph.AT_ONCE):
+                    begin(s)
+                    gpu.cg(K, s, 0.0, on)
+                    gpu.host(s.vals)
+
+            def idle(s: ix.Scaling = s, K: Any = x["K"]) -> None:
+                s.vals[:, ix.DONE] = 1.0
+                gpu._cg_graph(K, s, 0.0, on)
+                gpu.host(s.vals)
+
+            row: dict[str, Any] = {"n": n, "steps": graph.AT_ONCE}
+            for name, call in (("graph_us", captured), ("launches_us", launched), ("all_done_us", idle)):
+                row[name] = 1e6 * self.time(call)
+            rows.append(row | {"times_faster": row["launches_us"] / row["graph_us"]})
         return rows
 
     def batch(self) -> dict[str, Any]:

@@ -195,7 +195,9 @@ def drift(be, x):
 
 STEPS = {f"gradient-{M}-{bias}-{first}": gradient(M, bias, first) for M, bias, first in [
     (None, None, True), (True, None, False), (None, True, False), (True, True, False), (True, True, True)]}  # fmt: skip
-STEPS |= {f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, long_kernel, kernel_of_moved_buffers, spread, logsums)}
+STEPS |= {
+    f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, long_kernel, kernel_of_moved_buffers, spread, logsums)
+}
 STEPS |= {f.__name__: f for f in (anderson, far_mix, marginal_sums, newton, cg, trial, plan, drift)}
 STEPS |= {f.__name__: f for f in (factor, factor_of_an_earlier_system)}
 

@@ -289,7 +289,8 @@ def test_arithmetic_stays_on_the_device(cp):
 
 
 def test_graphs(cp):
-    f = kernel(cp, 'extern "C" __global__ void f(float* x, int n) { if (threadIdx.x < n) x[threadIdx.x] += 1; }')
+    code = 'extern "C" __global__ void f(float* x, int n) { if (threadIdx.x < n) x[threadIdx.x] += 1; }'
+    f, launches = kernel(cp, code), cp._traffic.launches
     x, n = cp.zeros(5, np.float32), np.int32(5)
     stream = cp.cuda.Stream(non_blocking=True)
     with pytest.raises(CUDARuntimeError, match="default stream"):
@@ -298,17 +299,39 @@ def test_graphs(cp):
         stream.begin_capture()
         f((1,), (32,), (x[1:4], np.int32(3)))
         f((1,), (32,), (x, n))
-        for wrong in (lambda: cp.empty(3), lambda: x + 1, lambda: x.get(), lambda: x.fill(0), lambda: bool(x[0] > 0)):
+        forbidden = [lambda: cp.empty(3), lambda: x + 1, lambda: x.get(), lambda: x.fill(0), lambda: bool(x[0] > 0)]
+        forbidden += [lambda: x.set(np.ones(5, np.float32)), lambda: cp.asarray(np.ones(3)), lambda: kernel(cp, code)]
+        forbidden += [stream.synchronize, stream.begin_capture]
+        for wrong in forbidden:
             with pytest.raises(CUDARuntimeError, match="captured"):
                 wrong()
+        assert launches == []
         graph = stream.end_capture()
         assert x.get().tolist() == [0] * 5
         for _ in range(2):
             graph.launch()
     assert x.get().tolist() == [2, 4, 4, 4, 2]
-    x = None  # the last reference
+    x.set(np.zeros(5, np.float32))
+    graph.launch()  # on the default stream, which cannot be captured; it sees what the arrays hold now
+    assert x.get().tolist() == [1, 2, 2, 2, 1]
+    assert (launches, cp._traffic.graphs) == (["f"] * 6, 3)
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(CUDARuntimeError, match="captured"):
+            graph.launch()
+        with pytest.raises(CUDARuntimeError, match="empty graph"):
+            stream.end_capture().launch()
+    x = forbidden = wrong = None  # the last references
     with stream, pytest.raises(CUDARuntimeError, match="freed"):
         graph.launch()
+
+
+def test_work_on_another_stream_is_no_part_of_a_capture(cp):
+    f = kernel(cp, 'extern "C" __global__ void f(float* x) { x[0] = 1; }')
+    x, stream = cp.zeros(1, np.float32), cp.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    with pytest.raises(CUDARuntimeError, match="another stream"):
+        f((1,), (1,), (x,))
 
 
 def test_every_name_exists_in_cupy(cp):

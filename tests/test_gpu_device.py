@@ -10,11 +10,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import test_backends as parity
-from test_gpu_host import MARGINALS
+import test_gpu_graph as graphs
+import test_gpu_small as small
+from test_gpu_host import MARGINALS, no_factor  # noqa: F401
 from test_gpu_kernels import LINES, REALS, SIZES, STEPS, OnDevice, check, products
 
 from fpgwot import solve, solve_batch
-from fpgwot._backends.cupy_gpu import backend
+from fpgwot._backends.cupy_gpu import Gpu, backend
 
 pytestmark = pytest.mark.gpu
 
@@ -39,6 +41,25 @@ def test_primitives(name, kind, dtype, gpu):
 @pytest.mark.parametrize("name", [x for x in STEPS if x != "spread"])
 def test_sizes(name, size, dtype, gpu):
     check(parity.STEPS[name], "partial", dtype, OnDevice(gpu), np.array(size, np.int64))
+
+
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("kind", parity.RULES)
+def test_inner_solves_in_one_launch(kind, dtype, gpu):
+    for threads, size in (
+        (512, parity.SIZE),
+        (32, parity.SIZE),
+        (512, np.array([[97, 53], [120, 133]])),
+        (512, np.array([[181, 181]])),
+    ):
+        small.check(kind, dtype, OnDevice(Gpu(gpu.cp, threads=threads)), size, exact=False)
+
+
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("kind", parity.RULES)
+def test_inner_solves_with_graphs(kind, dtype, gpu):
+    for threads in (512, 32):
+        graphs.check(kind, dtype, OnDevice(Gpu(gpu.cp, threads=threads, small=0)), exact=False)
 
 
 @pytest.mark.parametrize("name", STEPS)

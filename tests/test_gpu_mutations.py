@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import test_backends as parity
+import test_gpu_small as small
 from emulator import build
 from emulator.build import EmulationError
 from emulator.standin import Standin
@@ -27,9 +28,9 @@ MUTATIONS = {
 
 def planted(monkeypatch, file: str, before: str, after: str) -> OnDevice:
     """The backend on kernels with a bug; the text is there, so the bug is as well."""
-    sound = _source.code(file)
-    assert before in sound
-    monkeypatch.setattr(_source, "code", lambda name: sound.replace(before, after) if name == file else pytest.fail(name))
+    code = _source.code
+    assert before in code(file)
+    monkeypatch.setattr(_source, "code", lambda name: code(name).replace(before, after) if name == file else code(name))
     return OnDevice(Gpu(Standin(), threads=64))
 
 
@@ -61,3 +62,34 @@ def test_the_suite_notices_a_change_of_a_running_sum(before, after, monkeypatch)
         products("power_matmul", (1, 40, 70), np.float64, be, gaps, 2, 0.25)
     monkeypatch.undo()
     products("power_matmul", (1, 40, 70), np.float64, OnDevice(Gpu(Standin(), threads=64)), gaps, 2, 0.25)
+
+
+# in the kernel of a whole problem
+SMALL = {
+    "an index": ("K[i * pitch + j], x[j], sum", "K[i * pitch + j], x[i % mb], sum"),
+    "a barrier": (
+        "      if (lane == 0) product[i] = all;\n    }\n    __syncthreads();",
+        "      if (lane == 0) product[i] = all;\n    }",
+    ),
+    "operands": (
+        "problem.trial(a);\n      out = problem.sweep(), passes++;",
+        "problem.trial(a * a);\n      out = problem.sweep(), passes++;",
+    ),
+    "a decision": ("phi >= old.phi - slack", "old.phi >= phi - slack"),
+    "the end of the rows": ("i < min(nb, i0 + groups * ix::ROWS)", "i < min(nb - 1, i0 + groups * ix::ROWS)"),
+}
+
+
+def inner_solves() -> None:
+    for order in ("forward", "backward"):
+        small.check("partial", np.float64, small.device(order, threads=64))
+    small.test_hard_problems_take_the_same_decisions("full_rows", 4, 8)
+
+
+@pytest.mark.parametrize("what", SMALL)
+def test_the_suite_notices_a_change_of_the_inner_solve(what, monkeypatch):
+    planted(monkeypatch, "small.cu", *SMALL[what])
+    with pytest.raises((AssertionError, EmulationError)):
+        inner_solves()
+    monkeypatch.undo()
+    small.check("partial", np.float64, small.device(threads=64))

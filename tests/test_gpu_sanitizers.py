@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import test_backends as parity
 import test_gpu_kernels as kernels
+import test_gpu_small as small
 from emulator import build, coverage, sanitize
 from emulator.standin import Standin
 
@@ -16,7 +17,7 @@ from fpgwot._backends import numpy_ref
 from fpgwot._backends.cupy_gpu import Gpu
 
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
-FILE = "tests/test_gpu_kernels.py"
+FILES = ["tests/test_gpu_kernels.py", "tests/test_gpu_small.py"]
 ONE, WIDE = np.array([[33, 40]]), np.array([[33, 130]])  # two blocks of rows; with 64 threads two warps share the columns
 # `spread` sets entries that small problems lack, it has a call of its own; `anderson` calls its kernel a dozen times
 STEPS = (
@@ -36,6 +37,8 @@ def tiny(dtype: type) -> None:
         be.anderson(x.s, none, x.on)
     np.testing.assert_allclose(be.spread(x.G, x.s), numpy_ref.spread(x.G, x.s), rtol=1e-5)
     be.roughness(x.T, x.G, np.ones(1), x.s.size, x.on)
+    # one Newton step of the whole inner solve: with 64 threads both are shared by two warps, and 40 columns are not 64
+    small.ascend(be, parity.State("partial", dtype, size=ONE), -1.0, 1)
     gaps = np.append(0.0, np.full(69, 0.5))
     for axis in (0, 1):
         X = np.ones((1, 70, 5) if axis == 0 else (1, 5, 70), dtype)
@@ -54,10 +57,11 @@ def test_no_races_no_overruns_no_undefined_behaviour(flavour, dtype):
 
 def test_the_emulated_tests_run_the_kernels(tmp_path):
     """At least 95 % of the lines, of the primitives in one type and of the structure products."""
-    chosen = "(primitives or sizes or warps or roughness or spread or power or laplace or toeplitz) and not float32"
-    command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", FILE, "-k", chosen + " and not backward and not random"]
+    chosen = "(primitives or warps or roughness or spread or power or laplace or toeplitz or inner or hard_problems)"
+    chosen += " and not float32 and not backward and not random"
+    command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *FILES, "-k", chosen]
     done = sanitize.run("coverage", command, timeout=900, FPGWOT_EMULATOR_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stdout[-4000:]
     lines = coverage.line_coverage(tmp_path)
-    assert len(lines) == 6, sorted(lines)
+    assert len(lines) == 9, sorted(lines)
     assert coverage.share(lines) >= 0.95, coverage.report(lines)

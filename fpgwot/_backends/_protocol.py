@@ -26,11 +26,12 @@ anderson            next y by Anderson mixing of the last Sinkhorn images (vecto
 newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
 factor              Cholesky factor of the Newton system at hand, to precondition it and those after it; a backend without
                     `factors` has none and returns zeros
-cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system
+cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system, where not DONE
 trial               y = y0 + a step, projected on the caps (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
 compiled            what makes plain code on host numbers fast: Numba's compiler, or nothing
-ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`
+ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`; on the GPU small problems take its
+                    steps in one launch (`small.cu`)
 lp_basis, lp_solve  the exact solver's linear programs, each from the basis of the last one (CPU only); lp_nearest for a free side
 fgw_gradient ...    its gradient, and sums over sparse plans: see `numpy_lp`, where each is a few lines
 descend             its whole steps on a small problem in one compiled call, or None
@@ -46,7 +47,8 @@ EPS, TAU1, TAU2, CAP1, CAP2 = range(5)  # current entropy weight, prices of the 
 PHI, RES, VIOL, MASS, GAIN = range(5, 10)  # after `sweep`: dual, residual, largest relative violation, mass; after `trial`
 RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that Anderson mixing holds
 FACTORED = 15  # 1 where Scaling.factor holds a factor that preconditions the Newton systems
-NUMBERS = 16
+STEPS = 16  # conjugate gradient steps since `newton`
+NUMBERS = 17
 # Row vectors, Scaling.rows[b, ..., i]
 P, LOG_P, F, LU, E, ROW, W = range(7)
 ROW_VECTORS = 7

@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ._protocol import DONE, FACTORED, GAIN, PHI, RES, VIOL
+from ._protocol import DONE, FACTORED, GAIN, PHI, RES, STEPS, VIOL
 
 SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 8, 60, 0.3, 8
 FREE_STEPS = 2  # CG steps of a Newton step that cost nothing; a factor is bought when the rest adds up to its price
+PRICE, COLUMNS = 20, 10  # of a factor in passes, and one more for so many columns: measured 21, 34, 57, 66, 100 at 64 ... 1024
+AT_ONCE = 1  # CG steps that a call of `cg` makes before the host looks; a backend may have its own
+ENOUGH, SHORTER = 1e-4, 0.3  # share of the expected gain that a line search accepts, and what a refused step is shortened to
 
 sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals
 anderson: Any = None
@@ -75,24 +78,19 @@ def refused(out, start, slack, search, a):  # type: ignore[no-untyped-def]
     left = False
     for b in range(len(search)):
         phi, before = out[b, PHI], start[b, PHI]
-        enough = phi >= before + 1e-4 * out[b, GAIN] or abs(phi - before) < slack * max(1.0, abs(before))
+        enough = phi >= before + ENOUGH * out[b, GAIN] or abs(phi - before) < slack * max(1.0, abs(before))
         search[b] = search[b] and not (np.isfinite(phi) and enough)
         if search[b]:
-            a[b] = 0.3 * a[b]
+            a[b] = SHORTER * a[b]
             left = True
     return left
 
 
-def price(columns):  # type: ignore[no-untyped-def]
-    """Passes that a factor costs: measured 21, 34, 57, 66, 100 at 64, 128 ... 1024 columns."""
-    return 20 + columns // 10
-
-
-def costly(spent, work, cost, heavy):  # type: ignore[no-untyped-def]
+def costly(spent, work, price, heavy):  # type: ignore[no-untyped-def]
     """Mark the problems whose conjugate gradients have cost as much as a factor, and begin to count anew; whether any is."""
     found = False
     for b in range(len(work)):
-        heavy[b] = work[b] and spent[b] > cost
+        heavy[b] = work[b] and spent[b] > price
         if heavy[b]:
             spent[b], found = 0.0, True
     return found
@@ -105,7 +103,15 @@ def count(total, which, unit):  # type: ignore[no-untyped-def]
             total[b] += unit
 
 
-HELPERS = {f.__name__: f for f in (unfinished, fallen, without_factor, running, refused, price, costly, count)}
+def tally(out, which, passes, spent):  # type: ignore[no-untyped-def]
+    """Add the CG steps of a Newton step, and those that a factor would have saved."""
+    for b in range(len(which)):
+        if which[b]:
+            passes[b] += int(out[b, STEPS])
+            spent[b] += max(out[b, STEPS] - FREE_STEPS, 0.0)
+
+
+HELPERS = {f.__name__: f for f in (unfinished, fallen, without_factor, running, refused, costly, count, tally)}
 
 
 def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ignore[no-untyped-def]
@@ -114,7 +120,7 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
     `s` holds the state as the primitives take it: a tuple of one `Scaling`, or of its arrays. `spent` counts, from call to call,
     the CG steps that a factor would have saved since the last one was built.
     """
-    B, cost = len(on), price(K.shape[2])
+    B, price = len(on), PRICE + K.shape[2] // COLUMNS
     passes, none, some = np.zeros(B, np.int64), np.zeros(B, np.bool_), np.zeros(B, np.bool_)
     work, mix, zero = on.copy(), on.copy(), np.zeros(B)
     sweep(K, *s, work)
@@ -141,15 +147,13 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
             return passes
         newton(K, *s, work)
         count(passes, work, 1)
-        if costly(spent, work, cost, some):
-            count(passes, factor(K, *s, some) > 0, cost)
-        todo, k = work.copy(), 0
-        while k < CG_STEPS and running(numbers(*s), todo):
+        if costly(spent, work, price, some):
+            count(passes, factor(K, *s, some) > 0, price)
+        todo, k, made = work.copy(), 0, numbers(*s)
+        while k < CG_STEPS and running(made, todo):
             cg(K, *s, CG_STOP, todo)
-            count(passes, todo, 1)
-            if k >= FREE_STEPS:
-                count(spent, todo, 1.0)
-            k += 1
+            made, k = numbers(*s), k + AT_ONCE
+        tally(made, work, passes, spent)
         start, a, search, tries = out, np.ones(B), work.copy(), 0
         while tries < BACKTRACKS:
             trial(*s, a, search)
@@ -182,8 +186,11 @@ def bound(function: Callable[..., Any], suffix: str, **names: Any) -> Callable[.
     return twin
 
 
-def interpreted(be: Any, compiled: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """`ascend` of a backend whose primitives are called from Python; `compiled` for the helpers, where batches are large."""
+def interpreted(be: Any, compiled: Callable[..., Any] | None = None, **others: Any) -> Callable[..., Any]:
+    """`ascend` of a backend whose primitives are called from Python; `compiled` for the helpers, where batches are large.
+
+    `others` take the place of names of this module.
+    """
     names = {name: getattr(be, name) for name in ("sweep", "anderson", "newton", "factor", "cg", "trial")}
 
     def forget(s: Any, which: np.ndarray) -> None:
@@ -194,5 +201,6 @@ def interpreted(be: Any, compiled: Callable[..., Any] | None = None) -> Callable
 
     if compiled is not None:
         names |= {name: compiled(bound(f, "_" + be.name)) for name, f in HELPERS.items()}
+    names |= others
     loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, unfactor=unfactor, **names)
     return lambda K, s, *rest: loop(K, (s,), *rest)

@@ -274,6 +274,7 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
             s.cols[b, ix.CG_D, jm],
         ) = w, d, pre, 0.0, rhs, z
         s.vals[b, [ix.RZ, ix.NORM, ix.SHIFT, ix.DONE]] = rhs @ z, np.abs(rhs).sum(), shift, float(not np.any(rhs))
+        s.vals[b, ix.STEPS] = 0.0
         s.cols[b, ix.Y0], s.cols[b, ix.GRAD0] = s.cols[b, ix.Y], s.cols[b, ix.GRAD]
 
 
@@ -311,7 +312,7 @@ def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
 
 def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
     """One conjugate gradient step on (D + shift - T' w T) x = grad; DONE = 1 where the residual fell by `stop`."""
-    for b, i, j in _problems(s, on):
+    for b, i, j in _problems(s, on & (s.vals[:, ix.DONE] == 0)):
         jm = np.append(np.arange(j.stop), -1)
         T = s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j].astype(float)
         rz, norm, shift = s.vals[b, [ix.RZ, ix.NORM, ix.SHIFT]]
@@ -327,7 +328,7 @@ def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
         x, r = x + a * d, r - a * product
         z = _precondition(s, b, jm, r, pre, s.cols[b, ix.DIAG, j])
         s.cols[b, ix.CG_X, jm], s.cols[b, ix.CG_R, jm], s.cols[b, ix.CG_D, jm] = x, r, z + (r @ z) / max(rz, TINY) * d
-        s.vals[b, ix.RZ] = r @ z
+        s.vals[b, ix.RZ], s.vals[b, ix.STEPS] = r @ z, s.vals[b, ix.STEPS] + 1
         if np.abs(r).sum() < stop * norm or not curve > 0:
             s.vals[b, ix.DONE] = 1.0
 

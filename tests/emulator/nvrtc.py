@@ -98,7 +98,9 @@ def _usage(log: str) -> dict[str, Usage]:
     out = {}
     for part in re.split(r"Compiling entry function '", log)[1:]:
         name = part.partition("'")[0]
-        stack, stores, loads = (int(x) for x in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", part)[:3])
+        # its own line, then those of the functions that it calls
+        lines = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
+        stack, stores, loads = (sum(map(int, column)) for column in zip(*lines, strict=True))
         registers = re.search(r"Used (\d+) registers", part)
         shared = re.search(r"(\d+) bytes smem", part)
         assert registers is not None, part

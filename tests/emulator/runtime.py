@@ -97,15 +97,20 @@ class Stream:
 
 
 class Graph:
-    """Stands for `cupy.cuda.graph.Graph`: it keeps addresses, not arrays, so arrays that are gone are a fault."""
+    """Stands for `cupy.cuda.graph.Graph`: it keeps addresses, not arrays, so arrays that are gone are a fault.
+
+    It may be launched on any stream, the default one too, but not into another capture.
+    """
 
     def __init__(self, cp: Any, nodes: list[tuple[list[Any], Callable[[], Any]]]) -> None:
         self._cp, self._nodes = cp, nodes
 
     def launch(self, stream: Stream | None = None) -> None:
         """Run the recorded work."""
-        if (stream or self._cp._stream)._is_null and stream is None:
-            raise CUDARuntimeError("launch a graph on a stream of its own")
+        self._cp._no_capture("the launch of a graph")
+        if not self._nodes:
+            raise CUDARuntimeError("an empty graph: nothing was captured")
+        self._cp._traffic.graphs += 1
         for arrays, work in self._nodes:
             if any(x() is None for x in arrays):
                 raise CUDARuntimeError("cudaErrorIllegalAddress: a captured array has been freed")
@@ -141,6 +146,7 @@ class RawModule:
 
     def get_function(self, name: str) -> RawKernel:
         """A kernel by its name expression, or by its extern "C" name."""
+        self._cp._no_capture("loading a module")
         library = self._build()
         if name not in library.kernels:
             raise CUDADriverError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
@@ -187,13 +193,13 @@ class RawKernel:
         arrays = [weakref.ref(root(x._a)) for x in args if isinstance(x, ndarray)]  # a captured launch owns nothing
 
         def work() -> None:
+            cp._traffic.launches.append(name)
             used = self._library.launch(name, grid3, block3, raw, shared_mem, cp._order, cp._seed, cp._flush)
             cp._check_guards(name, [a for a in (x() for x in arrays) if a is not None])
             static = used - shared_mem
             if static > DEFAULT_SHARED or used > (DEFAULT_SHARED if self._limit is None else MOST_SHARED):
                 raise CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: {name}: {static} static + {shared_mem} dynamic bytes shared")
 
-        cp._traffic.launches.append(name)
         cp._submit([x._a for x in args if isinstance(x, ndarray)], work)
 
 

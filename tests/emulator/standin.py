@@ -36,10 +36,12 @@ class Traffic:
 
     to_host: list[tuple[int, ...]] = field(default_factory=list)  # shapes
     to_device: list[tuple[int, ...]] = field(default_factory=list)
-    launches: list[str] = field(default_factory=list)  # names of kernels
+    launches: list[str] = field(default_factory=list)  # names of kernels that ran, those of graphs included
+    graphs: int = 0  # launches of captured graphs
 
     def clear(self) -> None:
         """Forget all."""
+        self.graphs = 0
         for x in (self.to_host, self.to_device, self.launches):
             x.clear()
 

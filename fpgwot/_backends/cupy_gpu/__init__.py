@@ -8,6 +8,7 @@ The linear programs of the exact solver are not here: that solver copies its pro
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -16,10 +17,15 @@ import numpy as np
 
 from .. import inner
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
-from . import _source
+from . import _source, graph
 
 SEGMENT, TILE, WINDOW_FROM = 32, 64, 33  # of structured.cu: points of a segment, lines of a block; widest band entry by entry + 1
 KEPT = 256  # small arrays of the host that are kept on the device
+SMALL = (
+    2**15
+)  # most entries of a kernel matrix whose inner solve is one thread block and one launch; a side has at most SMALL / 32
+HEAD, STATIC = 128, 8192  # bytes of shared memory in small.cu: of its problem, and at most of what it declares itself
+DEFAULT_SHARED = 48 * 1024 - STATIC  # bytes that a launch may ask for without raising the kernel's limit
 _COLUMNS = re.compile(r"_rows<\w+, (\d+), \d+>")
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _DTYPES = {"double": np.float64, "float": np.float32, "i64": np.int64, "bool": np.bool_}
@@ -37,18 +43,23 @@ class Gpu:
     """The primitives on arrays of `cp`, which is CuPy or stands for it.
 
     `compiled` makes plain code over the numbers of each problem fast, without it that is left to the interpreter; `threads` is
-    the most of a block, for tests.
+    the most of a block and `small` takes the place of SMALL, for tests and measurements.
     """
 
     name = "cupy"
     factors = False  # the diagonal preconditions Newton systems here
+    threads_per_line = 2  # of a small problem's block, for each row or column; not yet tuned on a card
 
-    def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS) -> None:
-        self.cp, self.xp, self.threads = cp, cp, threads
+    def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS, small: int = SMALL) -> None:
+        self.cp, self.xp, self.threads, self.small = cp, cp, threads, small
         self.compiled = compiled or (lambda function: function)
-        self.ascend = inner.interpreted(self, self.compiled)
+        self._ascend_by_passes = inner.interpreted(self, self.compiled, cg=self._cg_graph, AT_ONCE=graph.AT_ONCE)
+        self._graphs: weakref.WeakKeyDictionary[Scaling, graph.Captured] = (
+            weakref.WeakKeyDictionary()
+        )  # a solve's, while it lives
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
+        self._limits: dict[int, int] = {}
 
     # ------------------------------------------------------------------------------------------------------- arrays and launches
 
@@ -83,7 +94,9 @@ class Gpu:
                 self._kernels.setdefault(name, module.get_function(name))
         return self._kernels[expression]
 
-    def _launch(self, file: str, pattern: str, like: Any, grid: tuple[int, ...], threads: int, *args: Any, **choice: Any) -> None:
+    def _launch(
+        self, file: str, pattern: str, like: Any, grid: tuple[int, ...], threads: int, *args: Any, shared: int = 0, **choice: Any
+    ) -> None:
         """Run a kernel for the type of `like`: scalars are cast, arrays checked against the source's signature."""
         real = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}[np.dtype(like.dtype)]
         expression = pattern.format(real=real, **choice)
@@ -103,7 +116,19 @@ class Gpu:
             ready.append(x)
         if max(grid[1:], default=0) > 65535:
             raise ValueError(f"{grid[1]} problems in one batch: the GPU takes 65,535 at once; split the batch")
-        self._kernel(file, expression, real)(grid, (threads,), tuple(ready))
+        kernel = self._kernel(file, expression, real)
+        if (
+            shared > DEFAULT_SHARED
+        ):  # always to the same value: another thread may launch with its own between this and the launch
+            kernel.max_dynamic_shared_size_bytes = self._most_shared()
+        kernel(grid, (threads,), tuple(ready), shared_mem=shared)
+
+    def _most_shared(self) -> int:
+        """Bytes of shared memory that a block of this device may ask for, beside what its kernel declares."""
+        device = self.cp.cuda.Device()
+        if device.id not in self._limits:  # asking takes as long as a launch
+            self._limits[device.id] = int(device.attributes["MaxSharedMemoryPerBlockOptin"]) - STATIC
+        return self._limits[device.id]
 
     # ------------------------------------------------------------------------------------------------------ gradient and its sums
 
@@ -206,12 +231,12 @@ class Gpu:
             numbers = s.sums, part_c, chunks, on, blocks, n, m
             self._launch("scaling.cu", "sweep_numbers", K, (B,), self._round(256, 256), *state, *numbers)
 
-    def _fold(self, K: Any, s: Scaling, on: np.ndarray) -> tuple[Any, int]:
-        """Room for a number a column, with the sums over blocks of rows in it where those are many; and whether they are."""
-        B, n, m = K.shape
-        folded, many = self.cp.empty((B, m + 1)), int(m > self.threads)
+    def _fold(self, K: Any, s: Scaling, on: Any, of_cg: int, folded: Any) -> tuple[Any, int]:
+        """The sums over blocks of rows in `folded` where those are many; and whether they are."""
+        m = K.shape[2]
+        many = int(m > self.threads)
         if many:
-            self._columns("fold<{real}>", K, s, s.part, s.size, on, folded, s.part.shape[1], m)
+            self._columns("fold<{real}>", K, s, s.part, s.vals, s.size, on, of_cg, folded, s.part.shape[1], m)
         return folded, many
 
     def newton(self, K: Any, s: Scaling, on: np.ndarray) -> None:
@@ -219,22 +244,50 @@ class Gpu:
         blocks, state, threads = s.part.shape[1], (s.rows, s.cols, s.vals, s.size), self._round(m, 256)
         rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "newton_rows<{real}>", K, (B * blocks, -(-m // threads)), threads, *rows)
-        rest = s.part, s.sums, *self._fold(K, s, on), on, blocks, n, m
+        rest = s.part, s.sums, *self._fold(K, s, on, 0, self.cp.empty((B, m + 1))), on, blocks, n, m
         self._launch("scaling.cu", "newton_columns<{real}>", K, (B,), self._round(m + 1, 256), *state, *rest)
 
     def factor(self, K: Any, s: Scaling, on: np.ndarray) -> np.ndarray:
         return np.zeros(len(on), int)
 
     def cg(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
+        self._cg(K, s, stop, on, self.cp.empty_like(s.v), self.cp.empty((len(K), K.shape[2] + 1)))
+
+    def _cg(self, K: Any, s: Scaling, stop: float, on: Any, vd: Any, folded: Any) -> None:
         B, n, m = K.shape
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
-        vd = self.cp.empty_like(s.v)
         self._columns("direction_factors<{real}>", K, s, *state, s.v, vd, on, n, m)
         threads, choice = self._shape(m, K.dtype)
         rest = vd, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "cg_rows<{real}, {cols}, {fixed}>", K, (B * blocks,), threads, K, *state, *rest, **choice)
-        args = *state, s.v, s.part, s.sums, *self._fold(K, s, on), stop, on, blocks, n, m
+        args = *state, s.v, s.part, s.sums, *self._fold(K, s, on, 1, folded), stop, on, blocks, n, m
         self._launch("scaling.cu", "cg_columns<{real}>", K, (B,), self._round(m + 1, 512), *args)
+
+    def _cg_graph(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
+        """`graph.AT_ONCE` conjugate gradient steps in one launch; those beyond a problem's last return at once."""
+        captured = self._graphs.get(s)
+        if captured is None or not captured.fits(K, stop):
+            captured = self._graphs[s] = graph.Captured(self, K, s, stop)
+        captured.launch(self.device(on, bool))
+
+    # ---------------------------------------------------------------------------------------------------------- the inner solve
+
+    def ascend(  # type: ignore[no-untyped-def]
+        self, K: Any, s: Scaling, target, feasible, steps: int, slack: float, spent: np.ndarray, on: np.ndarray
+    ) -> np.ndarray:
+        """The loop of `inner.py`: in one launch where problems are small, else pass by pass with the host's decisions."""
+        B, n, m = K.shape
+        if n * m > self.small or max(n, m) > SMALL // 32:
+            return np.asarray(self._ascend_by_passes(K, s, target, feasible, steps, slack, spent, on))
+        threads, size = self._round(self.threads_per_line * max(n, m), 256), K.dtype.itemsize
+        shared = HEAD + 8 * (n + max(threads, m)) + size * (2 * m + n)
+        in_shared = shared + size * n * m <= self._most_shared()
+        shared += size * n * m * in_shared
+        given, out = self.cp.asarray(np.stack(np.broadcast_arrays(target, feasible, spent), axis=1)), self.cp.empty((B, 2))
+        args = K, s.rows, s.cols, s.vals, s.size, s.v, s.hist, given, steps, slack, on, out, in_shared, n, m
+        self._launch("small.cu", "small<{real}>", K, (B,), threads, *args, shared=shared)
+        passes, spent[:] = self.host(out).T
+        return passes.astype(int)
 
     # ------------------------------------------------------------------------------------------------------------- vectors only
 
@@ -255,7 +308,8 @@ class Gpu:
         X, Y, n, lines, segments, grid = self._lines(X, axis, out)
         numbers = 3 if kind == "Square" else 2
         carry = self.cp.empty((len(X), 2, numbers, segments, lines))
-        reach, rest, choice = self.cp.empty(segments), (n, lines, segments), {"kind": kind, "axis": axis}
+        reach, rest = self.cp.empty(segments), (n, lines, segments)
+        choice: dict[str, Any] = {"kind": kind, "axis": axis}
         file, size = "structured.cu", len(X) * lines
         self._launch(file, "scan_segments<{real}, {kind}, {axis}>", X, grid, TILE, X, gaps, carry, reach, *rest, **choice)
         self._launch(file, "scan_carries<{kind}>", X, (-(-size // TILE),), TILE, carry, reach, len(X), lines, segments, kind=kind)

@@ -1,4 +1,5 @@
-"""The CUDA source as the compiler gets it: the names of `_protocol` in front, then `common.cuh` and one of the kernel files.
+"""The CUDA source as the compiler gets it: the names of `_protocol` and the constants of `inner` in front, then `common.cuh`, the
+other headers of the file (`SHARED`), and the file of kernels itself.
 
 CuPy's cache does not look into included files, so everything is one string; `#line` makes errors name the file.
 """
@@ -10,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from .. import _protocol as ix
+from .. import inner
 
 FOLDER = Path(__file__).parent / "cuda"
 REALS = ("float", "double")
@@ -38,11 +40,12 @@ KERNELS = {
         "sweep_numbers": 64,
         "fold<{real}>": 40,
         "newton_rows<{real}>": 64,
-        "newton_columns<{real}>": 96,
+        "newton_columns<{real}>": 128,
         "direction_factors<{real}>": 40,
         "cg_rows<{real}, {cols}, {fixed}>": 128,
         "cg_columns<{real}>": 128,
     },
+    "small.cu": {"small<{real}>": 128},
     "columns.cu": {"anderson": 200, "trial": 64, "marginal_sums": 96},
     "structured.cu": {
         "scan_segments<{real}, {kind}, {axis}>": 96,
@@ -53,23 +56,25 @@ KERNELS = {
         "toeplitz_band<{real}, {axis}>": 64,
     },
 }
+SHARED = {"scaling.cu": ("scaling.cuh",), "columns.cu": ("columns.cuh",), "small.cu": ("scaling.cuh", "columns.cuh")}
 KINDS, AXES = ("Distance", "Square", "Decay"), ("0", "1")
 
 
 def _constants() -> str:
-    """The names of `_protocol` as C++ constants."""
-    lines = []
-    for name, value in vars(ix).items():
-        if name.isupper() and isinstance(value, (int, float)):
-            lines.append(f"constexpr {'int' if isinstance(value, int) else 'double'} {name} = {value!r};")
-    return "#pragma nv_diag_suppress 177\nnamespace ix {\n" + "\n".join(lines) + "\n}\n"
+    """The names of `_protocol` (ix::) and of `inner` (loop::) as C++ constants."""
+    parts = ["#pragma nv_diag_suppress 177"]
+    for space, module in (("ix", ix), ("loop", inner)):
+        numbers = {k: x for k, x in vars(module).items() if k.isupper() and isinstance(x, (int, float))}
+        lines = [f"constexpr {'int' if isinstance(x, int) else 'double'} {k} = {x!r};" for k, x in numbers.items()]
+        parts.append(f"namespace {space} {{\n" + "\n".join(lines) + "\n}\n")
+    return "\n".join(parts)
 
 
 @cache
 def code(file: str) -> str:
     """The source of one file of kernels, with all that it needs."""
     parts = [_constants()]
-    for name in ("common.cuh", file):
+    for name in ("common.cuh", *SHARED.get(file, ()), file):
         parts.append(f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}')
     return "\n".join(parts)
 

@@ -239,7 +239,7 @@ def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-
         norm += abs(r)
         rz += r * z[j]
     S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT] = rz, norm, shift
-    S[b, ix.DONE] = 0.0 if norm > 0 else 1.0
+    S[b, ix.DONE], S[b, ix.STEPS] = 0.0 if norm > 0 else 1.0, 0.0
     C[b, ix.Y0], C[b, ix.GRAD0] = C[b, ix.Y], C[b, ix.GRAD]
 
 
@@ -251,12 +251,12 @@ def cg(K, R, C, S, size, v_, hist, part_, part_s, factor_, stop, on):  # type: i
     real = K.dtype.type
     vd = np.empty((B, m), K.dtype)
     for b in range(B):
-        if on[b]:
+        if on[b] and S[b, ix.DONE] == 0:
             for j in range(size[b, 1]):
                 vd[b, j] = real(v_[b, j] * C[b, ix.CG_D, j]) if C[b, ix.DIAG, j] > 0 else real(0)
     for item in prange(B * blocks):
         b, block = item // blocks, item % blocks
-        if not on[b]:
+        if not (on[b] and S[b, ix.DONE] == 0):
             continue
         nb, mb = size[b]
         part, d = part_[b, block], vd[b]
@@ -274,7 +274,7 @@ def cg(K, R, C, S, size, v_, hist, part_, part_s, factor_, stop, on):  # type: i
             _add4(K, b, i, last, a, 0, mb, part)
         part_s[b, block, 0] = cross
     for b in prange(B):
-        if on[b]:
+        if on[b] and S[b, ix.DONE] == 0:
             _finish_cg(C, S, size, v_, part_, part_s, factor_, b, m, stop)
 
 
@@ -313,6 +313,7 @@ def _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop):  # type: igno
     for j in range(m + 1):
         d[j] = z[j] + ratio * d[j]
     S[b, ix.RZ] = rz_new
+    S[b, ix.STEPS] += 1.0
     if left < stop * norm or not curve > 0.0:
         S[b, ix.DONE] = 1.0
 

@@ -48,7 +48,9 @@ def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[
 _kernels = {"sweep": _k.sweep, "anderson": _d.anderson, "newton": _d.newton, "cg": _d.cg, "trial": _d.trial}
 _names = {name: f.serial for name, f in _kernels.items()}
 _names |= {name: jit(inner.bound(f, "_compiled")) for name, f in inner.HELPERS.items()}
-_ascend = jit(inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, unfactor=_unfactor, **_names))
+_ascend = jit(
+    inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, unfactor=_unfactor, **_names)
+)
 
 
 @parallel_only

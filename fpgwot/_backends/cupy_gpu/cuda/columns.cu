@@ -1,108 +1,17 @@
 // Sums over marginals, Anderson mixing and the trial point of a line search: vectors only, one thread block a problem.
 
-// Store a log scaling, within its cap and within what a float can hold.
-__device__ __forceinline__ double within(double y, double room) { return fmin(fmax(fmin(y, room), -ix::DRIFT), ix::DRIFT); }
-
-// Solve the leading k x k symmetric positive system in place: x <- A^-1 x.
-__device__ void solve_small(double (*A)[ix::MEMORY], double* x, int k) {
-  for (int i = 0; i < k; i++)
-    for (int r = i + 1; r < k; r++) {
-      const double factor = A[r][i] / A[i][i];
-      for (int c = i; c < k; c++) A[r][c] -= factor * A[i][c];
-      x[r] -= factor * x[i];
-    }
-  for (int i = k - 1; i >= 0; i--) {
-    for (int c = i + 1; c < k; c++) x[i] -= A[i][c] * x[c];
-    x[i] /= A[i][i];
-  }
-}
-
 // y <- combination of the last images with least residual; `restart` keeps the newest image only and takes it.
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 1)
 anderson(double* R, double* C, double* S, const i64* size, double* hist, const bool* restart, const bool* on, i64 n, i64 m) {
-  constexpr int MEMORY = ix::MEMORY, PAIRS = MEMORY * (MEMORY + 1) / 2;
-  __shared__ double A[MEMORY][MEMORY];
-  __shared__ double w[MEMORY];
-  const i64 b = blockIdx.x, mb = size[2 * b + 1];
-  if (!on[b]) return;
-  const State s(R, C, S, b, n, m);
-  double *X = hist + b * 2 * (MEMORY + 1) * (m + 1), *D = X + (MEMORY + 1) * (m + 1), *y = s.col(ix::Y);
-  const double cap = s.vals[ix::CAP2], *g = s.col(ix::G);
-  int k = (int)s.vals[ix::USED];
-  __syncthreads();  // before thread 0 moves on and changes it
-  if (restart[b]) {  // the mixed point was worse than the image: go back to the image
-    for (i64 j = threadIdx.x; j <= m; j += blockDim.x) {
-      const double x = X[(k - 1) * (m + 1) + j];
-      X[j] = x, D[j] = D[(k - 1) * (m + 1) + j];
-      if (j < mb) y[j] = within(x, cap - g[j]);
-      else if (j == m) y[j] = within(x, ix::DRIFT);
-    }
-    if (threadIdx.x == 0) s.vals[ix::USED] = 1.0;
-    return;
-  }
-  const bool full = k == MEMORY + 1;
-  if (full) k = MEMORY;
-  double x[PAIRS + MEMORY] = {};  // the products <d_i, d_l>, i >= l, and <d_i, D_k> of the differences d_i = D_k - D_i
-  for (i64 j = threadIdx.x; j <= m; j += blockDim.x) {
-    if (full)
-      for (int i = 0; i < MEMORY; i++)
-        X[i * (m + 1) + j] = X[(i + 1) * (m + 1) + j], D[i * (m + 1) + j] = D[(i + 1) * (m + 1) + j];
-    const double last = s.col(ix::IMAGE)[j] - y[j];
-    X[k * (m + 1) + j] = s.col(ix::IMAGE)[j], D[k * (m + 1) + j] = last;
-    double d[MEMORY];
-#pragma unroll
-    for (int i = 0; i < MEMORY; i++) d[i] = i < k ? last - D[i * (m + 1) + j] : 0.0;
-#pragma unroll
-    for (int i = 0; i < MEMORY; i++) {
-      x[PAIRS + i] += d[i] * last;
-#pragma unroll
-      for (int l = 0; l <= i; l++) x[i * (i + 1) / 2 + l] += d[i] * d[l];
-    }
-  }
-  block_sum(x);
-  if (threadIdx.x == 0) {
-    s.vals[ix::USED] = k + 1;
-    double trace = 0.0, size = 0.0;
-#pragma unroll
-    for (int i = 0; i < MEMORY; i++) {
-      w[i] = x[PAIRS + i];
-#pragma unroll
-      for (int l = 0; l <= i; l++) A[i][l] = A[l][i] = x[i * (i + 1) / 2 + l];
-      trace += A[i][i];
-    }
-    for (int i = 0; i < k; i++) A[i][i] += 1e-10 * trace + Least<double>::value;
-    solve_small(A, w, k);
-    for (int i = 0; i < k; i++) size += abs(w[i]);
-    if (!(size < 1e3))
-      for (int i = 0; i < k; i++) w[i] = 0.0;
-  }
-  __syncthreads();
-  for (i64 j = threadIdx.x; j <= m; j += blockDim.x) {
-    const double newest = X[k * (m + 1) + j];
-    double z = newest;
-    for (int i = 0; i < k; i++) z -= w[i] * (newest - X[i * (m + 1) + j]);
-    if (j < mb) y[j] = within(z, cap - g[j]);
-    else if (j == m) y[j] = within(z, ix::DRIFT);
-  }
+  const i64 b = blockIdx.x;
+  if (on[b]) anderson_step<false>(State(R, C, S, b, n, m), hist + b * 2 * (ix::MEMORY + 1) * (m + 1), size[2 * b + 1], restart[b]);
 }
 
 // y = y0 + a clip(step), within the caps; GAIN = <grad phi at y0, y - y0>.
 __global__ void __launch_bounds__(256)
 trial(double* R, double* C, double* S, const i64* size, const double* a, const bool* on, i64 n, i64 m) {
-  const i64 b = blockIdx.x, mb = size[2 * b + 1];
-  if (!on[b]) return;
-  const State s(R, C, S, b, n, m);
-  const double cap = s.vals[ix::CAP2];
-  double gain[1] = {};
-  for (i64 k = threadIdx.x; k <= mb; k += blockDim.x) {
-    const i64 j = k < mb ? k : m;
-    const double step = a[b] * fmin(fmax(s.col(ix::CG_X)[j], -ix::STEP), ix::STEP), y0 = s.col(ix::Y0)[j];
-    const double y = within(y0 + step, k < mb ? cap - s.col(ix::G)[j] : ix::DRIFT);
-    s.col(ix::Y)[j] = y;
-    gain[0] += s.col(ix::GRAD0)[j] * (y - y0);
-  }
-  block_sum(gain);
-  if (threadIdx.x == 0) s.vals[ix::GAIN] = gain[0];
+  const i64 b = blockIdx.x;
+  if (on[b]) trial_step(State(R, C, S, b, n, m), size[2 * b + 1], a[b]);
 }
 
 // KL price of a marginal, and its Bregman divergences.
