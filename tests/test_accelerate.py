@@ -79,14 +79,14 @@ def test_put_back_after_an_error_and_names_bound_meanwhile(C):
 
 def test_what_is_not_covered_goes_to_pot(C):
     with fpgwot.accelerate() as fast:
-        T = ot.gromov.partial_gromov_wasserstein(C, C, m=0.5, loss_fun="kl_loss")
-        ot.solve_gromov(C, C, unbalanced_type="semirelaxed", loss="KL")
+        T = ot.gromov.gromov_wasserstein(C, C, alpha_max=0.5)
+        ot.solve_gromov(C, C, C, unbalanced=1.0, unbalanced_type="KL", reg=0.5)
     assert T.shape == C.shape
-    assert fast.calls["partial_gromov_wasserstein"].pot == 1
-    assert "kl" in next(iter(fast.calls["partial_gromov_wasserstein"].reasons))
+    assert fast.calls["gromov_wasserstein"].pot == 1
+    assert "alpha_max" in next(iter(fast.calls["gromov_wasserstein"].reasons))
     assert fast.calls["solve_gromov"].pot == 1
     with fpgwot.accelerate(fallback=False), pytest.raises(NotImplementedError):
-        ot.gromov.partial_gromov_wasserstein(C, C, m=0.5, loss_fun="kl_loss")
+        ot.gromov.gromov_wasserstein(C, C, alpha_max=0.5)
     with fpgwot.accelerate(["gromov_wasserstein"]) as fast:
         ot.gromov.gromov_wasserstein(C, C)
         ot.gromov.fused_gromov_wasserstein(C, C, C)
