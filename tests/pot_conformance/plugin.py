@@ -49,7 +49,7 @@ def without(function, names):
 def pytest_configure(config):
     for name, keywords in SWALLOWED.items():
         setattr(gromov, name, without(getattr(gromov, name), keywords))
-    config.swapped = fpgwot.accelerate(sorted(set(gromov.__all__) - SKIPPED_NAMES))
+    config.swapped = fpgwot.accelerate(sorted({*gromov.__all__, *fpgwot.accelerate.NAMES} - SKIPPED_NAMES))
     config.seen = {}
 
 
