@@ -399,3 +399,20 @@ def test_what_is_not_covered_names_pot():
             call(C1, C2, epsilon=0)
     with pytest.raises(ValueError, match="PGD"):
         gromov.entropic_gromov_wasserstein(C1, C2, solver="ADMM")
+
+
+def test_every_name_of_pot_is_here_or_says_where_it_is():
+    from fpgwot.gromov import elsewhere
+
+    assert set(ot.gromov.__all__) == (set(gromov.__all__) | set(elsewhere.ELSEWHERE)) & set(ot.gromov.__all__)
+    assert not set(gromov.__all__) & set(elsewhere.ELSEWHERE)
+    for name in elsewhere.ELSEWHERE:
+        assert hasattr(ot.gromov, name)
+        function = getattr(gromov, name)
+        assert function.__name__ == name
+        with pytest.raises(NotImplementedError, match=rf"ot\.gromov\.{name}:"):
+            function(1, x=2)
+    with pytest.raises(NotImplementedError, match="solver='PPA' to entropic_gromov_wasserstein"):
+        gromov.BAPG_gromov_wasserstein(np.eye(3), np.eye(3))
+    with pytest.raises(AttributeError, match="no attribute 'gromov'"):
+        gromov.gromov  # noqa: B018
