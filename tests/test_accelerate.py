@@ -167,18 +167,6 @@ def test_old_names_have_the_signature_plans_and_values_of_pot(name):
         ours(*args, m=0.5, loss_fun="kl_loss")
 
 
-def test_old_names_are_right_for_asymmetric_structures():
-    """POT's old gradient is that of symmetric structures; its plan is a worse one."""
-    rng = np.random.default_rng(2)
-    C1, C2, p, q = rng.random((8, 8)), rng.random((9, 9)), np.full(8, 1 / 8), np.full(9, 1 / 9)
-    T, log = old_names.partial_gromov_wasserstein(C1, C2, p, q, m=0.5, log=True)
-    report = fpgwot.audit(T, None, C1, C2, p, q, alpha=1.0, m=0.5)
-    assert report.stationarity < 1e-9
-    assert report.value / 2 == pytest.approx(log["partial_gw_dist"], rel=1e-12)
-    pot = quietly(ot.partial.partial_gromov_wasserstein, C1, C2, p, q, m=0.5)
-    assert report.value < fpgwot.audit(pot, None, C1, C2, p, q, alpha=1.0, m=0.5).value
-
-
 def test_old_names_are_swapped_and_put_back(C, caller):
     caller.old = ot.partial.partial_gromov_wasserstein2
     before, p = bindings(), np.full(12, 1 / 12)
