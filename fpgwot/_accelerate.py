@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import gromov
+from .gromov import old_names
 
 # Functions that are swapped. Not: `entropic_semirelaxed_*` and `solve_gromov_batch`, whose steps are POT's and cost more through
 # `solve` on small problems; POT's helpers, which are plain formulas.
@@ -40,7 +41,12 @@ NAMES = (
     "semirelaxed_fused_gromov_wasserstein",
     "semirelaxed_fused_gromov_wasserstein2",
     "solve_gromov",
+    "partial.partial_gromov_wasserstein",  # deprecated, still the most used
+    "partial.partial_gromov_wasserstein2",
+    "partial.entropic_partial_gromov_wasserstein",
+    "partial.entropic_partial_gromov_wasserstein2",
 )
+OLD = "partial."  # functions of ot.partial
 
 
 @dataclass
@@ -59,7 +65,7 @@ class accelerate:
     Parameters
     ----------
     names : iterable of str, optional
-        Functions to swap; all of `accelerate.NAMES` by default.
+        Functions to swap; all of `accelerate.NAMES` by default. "partial.f" is the deprecated `ot.partial.f`.
     fallback : bool
         Hand what is not covered (NotImplementedError) to POT. False: let the error through.
 
@@ -96,7 +102,7 @@ class accelerate:
 
     def __init__(self, names: Iterable[str] | None = None, *, fallback: bool = True) -> None:
         self.names = tuple(NAMES if names is None else names)
-        unknown = [x for x in self.names if x not in gromov.__all__]
+        unknown = [x for x in self.names if x not in (*gromov.__all__, *NAMES)]
         if unknown:
             raise ValueError(f"{unknown} cannot be swapped; choose from {NAMES}")
         self.fallback = fallback
@@ -124,7 +130,7 @@ class accelerate:
         swaps: dict[int, tuple[Any, Any]] = {}
         for name in self.names:
             home = ot if name == "solve_gromov" else ot.batch if name == "solve_gromov_batch" else ot.gromov
-            theirs = getattr(home, name)
+            theirs = getattr(ot.partial if name.startswith(OLD) else home, name.removeprefix(OLD))
             swaps[id(theirs)] = theirs, self._swapped(name, theirs)
         for module_name, module in list(sys.modules.items()):
             if module_name.partition(".")[0] == __package__:  # our own code means what it says
@@ -164,7 +170,7 @@ class accelerate:
         return "\n".join(lines) or "no call of a function that can be swapped"
 
     def _swapped(self, name: str, theirs: Callable[..., Any]) -> Callable[..., Any]:
-        ours = getattr(gromov, name)
+        ours = getattr(old_names if name.startswith(OLD) else gromov, name.removeprefix(OLD))
 
         @functools.wraps(theirs)
         def call(*args: Any, **kwargs: Any) -> Any:

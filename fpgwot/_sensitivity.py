@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from .marginals import fixed_mass
-from .structure import Dense, Structure
+from .structure import Structure, loss_slopes
 
 RIDGE = 1e-12  # of the Schur matrix with a unit diagonal: its null vectors are constants of the potentials, which U does not see
 STOP, STEPS = 1e-9, 300  # conjugate gradients: relative residual in the norm of P, and most steps
@@ -55,7 +55,7 @@ class Optimum:
         """The same with plan and structures in float64."""
         if self.T.dtype == np.float64:
             return self
-        C = [Dense(D.array.astype(float)) if isinstance(D, Dense) else D for D in (self.C1, self.C2)]
+        C = [None if D is None else D.in_double() for D in (self.C1, self.C2)]
         return replace(self, T=self.T.astype(float), C1=C[0], C2=C[1])
 
     @cached_property
@@ -284,10 +284,10 @@ class Gradients:
         o, (T, Y, C, D) = self.o, self._sides(side)
         X = D.rmatmul(o.be, T) @ Y.swapaxes(1, 2)
         X += X.swapaxes(1, 2) if D.is_symmetric else D.rmatmul(o.be, Y) @ T.swapaxes(1, 2)
-        if o.loss == "square":
-            t, y = T.sum(2), Y.sum(2)
-            X *= -2
-            X += 2 * C.to_dense() * (t[:, :, None] * y[:, None, :] + y[:, :, None] * t[:, None, :])
+        if o.loss != "product":
+            t, y, (own, turn) = T.sum(2), Y.sum(2), loss_slopes(o.be, C, o.loss, side)
+            X *= -turn
+            X += own * (t[:, :, None] * y[:, None, :] + y[:, :, None] * t[:, None, :])
         X *= self._weight(o.alpha)
         return X
 

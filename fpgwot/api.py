@@ -74,7 +74,7 @@ def solve(
         Weights, uniform with sum 1 by default. Any totals where the marginals are relaxed. Points of weight 0 cost no time.
     alpha : float in [0, 1]
         Weight of the structure term; by default 0.5 where M and structures are given, else what makes sense.
-    loss : "square", (a - b)^2; "product", a b; "kl", a log(a/b) - a + b, of entries of 0 or more (exact: balanced marginals only)
+    loss : "square", (a - b)^2; "product", a b; "kl", a log(a/b) - a + b, of entries of 0 or more
     m : float or "auto", optional
         Transported mass, 0 < m <= min(sum p, sum q): T1 <= p, T'1 <= q, sum T = m. "auto": the mass at which
         its price jumps, from solves at 20 masses; where it does not jump, the knee of F(m) and a warning. See `result.mass_path`.
@@ -102,11 +102,13 @@ def solve(
     mask : boolean array (n, m), optional
         True where a pair is allowed.
     method : "auto", "entropic" (reg > 0), "conditional_gradient" (reg = 0)
-    init : None, "product", "features", "monotone", "reversed", "random", or an array (n, m)
-        Starting plan. A plan that is given is kept to: no annealing.
+    init : None, "product", "annealed", "features", "monotone", "reversed", "random", or an array (n, m)
+        Starting plan. A plan that is given is kept to: no annealing. "annealed": with reg = 0 the plan of eight outer steps of
+        the entropic solver on the way down from a flat kernel; with reg > 0 the same as "product", which is annealed anyway.
     n_init : int
-        Number of starts, in this order: product, features (solution for M alone), monotone and reversed coupling, random. The
-        lowest value wins; all values are in `result.starts`.
+        Number of starts, in this order: product, features (solution for M alone), monotone and reversed coupling, random; with
+        init="annealed" and reg = 0 all are annealed, from the second on with noise on the costs. The lowest value wins; all
+        values are in `result.starts`.
     random_state : int or numpy Generator
     tol : float
         Bound of `residuals.stationarity`. Default 1e-7 (float32: 1e-5); for the exact method 1e-9.
@@ -132,7 +134,7 @@ def solve(
     ValueError, TypeError
         Input that makes no sense; the text says what came in and what to do.
     NotImplementedError
-        With reg = 0: finite tau, and the KL loss with relaxed marginals.
+        With reg = 0: a positive finite tau.
     ConvergenceError
         With on_fail="raise".
 
@@ -412,8 +414,6 @@ def _method(method: str, prep: Prepared) -> str:
         raise ValueError("method='conditional_gradient' is the exact solver: it needs reg=0")
     if exact and not marginals.is_hard:
         raise NotImplementedError(f"tau={marginals.tau} with reg=0 is planned, not done: pass reg > 0, or tau of 0 and inf only")
-    if exact and prep.problem.loss == "kl" and prep.problem.C1 is not None and marginals.kind != "balanced":
-        raise NotImplementedError("loss='kl' with relaxed marginals and reg=0 is planned, not done: pass reg > 0")
     return "conditional_gradient" if exact else "entropic"
 
 
@@ -451,7 +451,8 @@ def _run(
         )
     else:
         tol = limits["tol"] or 1e-9
-        solver = exact_kl if problem.loss == "kl" and problem.C1 is not None else exact
+        is_shifted = problem.loss == "kl" and problem.C1 is not None and problem.marginals.kind == "balanced"
+        solver = exact_kl if is_shifted else exact
         out = solver.solve(problem, [t for t, _ in plans], tol=tol, max_iter=limits["max_iter"] or 1000, watch=watch)
     if len(plans) == 1:
         return out, None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import ot
 import pytest
 
 import fpgwot
-from fpgwot._accelerate import NAMES, _not_ours
+from fpgwot._accelerate import NAMES, OLD, _not_ours
+from fpgwot.gromov import old_names
 
 
 @pytest.fixture
@@ -79,14 +82,14 @@ def test_put_back_after_an_error_and_names_bound_meanwhile(C):
 
 def test_what_is_not_covered_goes_to_pot(C):
     with fpgwot.accelerate() as fast:
-        T = ot.gromov.partial_gromov_wasserstein(C, C, m=0.5, loss_fun="kl_loss")
-        ot.solve_gromov(C, C, unbalanced_type="semirelaxed", loss="KL")
+        T = ot.gromov.gromov_wasserstein(C, C, alpha_max=0.5)
+        ot.solve_gromov(C, C, C, unbalanced=1.0, unbalanced_type="KL", reg=0.5)
     assert T.shape == C.shape
-    assert fast.calls["partial_gromov_wasserstein"].pot == 1
-    assert "kl" in next(iter(fast.calls["partial_gromov_wasserstein"].reasons))
+    assert fast.calls["gromov_wasserstein"].pot == 1
+    assert "alpha_max" in next(iter(fast.calls["gromov_wasserstein"].reasons))
     assert fast.calls["solve_gromov"].pot == 1
     with fpgwot.accelerate(fallback=False), pytest.raises(NotImplementedError):
-        ot.gromov.partial_gromov_wasserstein(C, C, m=0.5, loss_fun="kl_loss")
+        ot.gromov.gromov_wasserstein(C, C, alpha_max=0.5)
     with fpgwot.accelerate(["gromov_wasserstein"]) as fast:
         ot.gromov.gromov_wasserstein(C, C)
         ot.gromov.fused_gromov_wasserstein(C, C, C)
@@ -130,3 +133,54 @@ def test_a_script(tmp_path):
     assert "gromov_wasserstein: 1 calls here" in done.stderr
     assert subprocess.run([*run, "missing.py"], capture_output=True, text=True).returncode == 2
     assert "fpgwot" in subprocess.run([*run, "info"], capture_output=True, text=True).stdout
+
+
+# ---------------------------------------------------------------------------------------------------- deprecated names
+
+OLD_NAMES = [x.removeprefix(OLD) for x in NAMES if x.startswith(OLD)]
+
+
+def quietly(function, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_names_have_the_signature_plans_and_values_of_pot(name):
+    ours, pot = getattr(old_names, name), getattr(ot.partial, name)
+    expected = [(x.name, x.kind, x.default) for x in inspect.signature(pot).parameters.values() if x.kind is not x.VAR_KEYWORD]
+    assert [(x.name, x.kind, x.default) for x in inspect.signature(ours).parameters.values()] == expected
+    rng = np.random.default_rng(1)
+    C1, C2 = ot.dist(rng.normal(size=(8, 2))), ot.dist(rng.normal(size=(9, 2)))
+    C1, C2, p, q = C1 / C1.max(), C2 / C2.max(), np.full(8, 1 / 8), np.full(9, 1 / 9)
+    args = (C1, C2, p, q, 0.05) if "entropic" in name else (C1, C2, p, q)
+    out, log = ours(*args, m=0.5, log=True)
+    out_pot, log_pot = quietly(pot, *args, m=0.5, log=True)
+    assert set(log_pot) <= set(log)
+    np.testing.assert_allclose(log["partial_gw_dist"], log_pot["partial_gw_dist"], rtol=1e-6)
+    np.testing.assert_allclose(out, out_pot, atol=1e-7)
+    np.testing.assert_allclose(ours(*args, m=0.5), out)
+    if name.endswith("2"):
+        np.testing.assert_allclose(log["T"], log_pot["T"], atol=1e-7)
+    with pytest.raises(TypeError, match="keyword"):
+        ours(*args, m=0.5, loss_fun="kl_loss")
+
+
+def test_old_names_are_swapped_and_put_back(C, caller):
+    caller.old = ot.partial.partial_gromov_wasserstein2
+    before, p = bindings(), np.full(12, 1 / 12)
+    with fpgwot.accelerate() as fast, warnings.catch_warnings():
+        warnings.simplefilter("error")  # no warning about the name
+        value = caller.old(C, C[::-1, ::-1], p, p, m=0.5)
+        T = ot.partial.entropic_partial_gromov_wasserstein(C, C, p, p, 0.1, 0.5)
+    assert {k: v.ours for k, v in fast.calls.items()} == {
+        "partial.partial_gromov_wasserstein2": 1,
+        "partial.entropic_partial_gromov_wasserstein": 1,
+    }
+    assert bindings() == before
+    assert T.sum() == pytest.approx(0.5)
+    assert value == old_names.partial_gromov_wasserstein2(C, C[::-1, ::-1], p, p, m=0.5)
+    with fpgwot.accelerate(["partial_gromov_wasserstein"]) as fast, pytest.warns(UserWarning, match="deprecated"):
+        ot.partial.partial_gromov_wasserstein(C, C, p, p, m=0.5)
+    assert not fast.calls

@@ -234,7 +234,7 @@ def test_the_runner_and_the_report_on_tiny_problems(tmp_path, monkeypatch):
 
 
 def test_work_on_the_grid_does_not_grow():
-    """W = passes + 3 gradients on two problems of the grid, all modes and reg: 8,959 when written (the reference prototype: 10,022)."""
+    """W = passes + 3 gradients on two problems of the grid: 8,959 when written (the reference prototype: 10,022)."""
     rows = [
         passes_grid.run(problems.problem_t(64, seed).but(**options, reg=reg, reference=1.0), mode)
         for seed in (0, 1)

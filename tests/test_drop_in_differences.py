@@ -15,6 +15,7 @@ import pytest
 from scipy.sparse import coo_matrix
 
 from fpgwot import audit, gromov, solve
+from fpgwot.gromov import old_names
 
 HAS_FAULTS = ot.__version__.startswith("0.9.7")
 
@@ -228,3 +229,16 @@ def test_infeasible_sparse_programs_do_not_pass(task):
         solve(M, p=p, q=q, mask=allowed)
     if HAS_FAULTS:
         assert quietly(ot.emd, p, q, coo_matrix(M * allowed)).sum() == 0
+
+
+def test_old_names_are_right_for_asymmetric_structures():
+    rng = np.random.default_rng(2)
+    C1, C2, p, q = rng.random((8, 8)), rng.random((9, 9)), np.full(8, 1 / 8), np.full(9, 1 / 9)
+    T, log = old_names.partial_gromov_wasserstein(C1, C2, p, q, m=0.5, log=True)
+    report = audit(T, None, C1, C2, p, q, alpha=1.0, m=0.5)
+    assert report.stationarity < 1e-9
+    assert report.value / 2 == pytest.approx(log["partial_gw_dist"], rel=1e-12)
+    if HAS_FAULTS:
+        pot = audit(quietly(ot.partial.partial_gromov_wasserstein, C1, C2, p, q, m=0.5), None, C1, C2, p, q, alpha=1.0, m=0.5)
+        assert pot.stationarity > 1e-2
+        assert report.value < pot.value

@@ -87,6 +87,31 @@ def test_gradcheck_of_the_product_loss(what):
     assert check(function, (*problem(symmetric=False), number(0.5), number(0.2)))
 
 
+@pytest.mark.parametrize("kind", MARGINALS)
+@pytest.mark.parametrize("what", ["value", "plan"])
+def test_gradcheck_of_the_kl_loss(what, kind):
+    """Both structures: they play different parts in a log(a/b) - a + b."""
+    M, C1, C2, p, q = (x.detach().clone() for x in problem(symmetric=False, seed=4))
+    inputs = [x.requires_grad_() for x in (M, C1.abs() + 0.2, C2.abs() + 0.2, p, q)]
+    function = outputs(what, torch.rand(4, 3, dtype=torch.float64), kind, loss="kl", **MARGINALS[kind])
+    assert check(function, (*inputs, number(0.5), number(0.2)))
+
+
+@pytest.mark.parametrize("marginals", [{}, {"m": 0.6}, {"tau": (np.inf, 0.0)}])
+def test_exact_values_of_the_kl_loss_are_differentiable(marginals):
+    M, C1, C2, p, q = (x.detach().clone() for x in problem(symmetric=False, seed=5))
+    inputs = [x.requires_grad_() for x in (M, C1.abs() + 0.2, C2.abs() + 0.2)]
+
+    def value(*x):
+        return nn.solve(*x, p / p.sum(), q / q.sum(), alpha=0.6, loss="kl", **marginals).value
+
+    assert torch.autograd.gradcheck(value, inputs)
+    kernel = nn.laplace_kernel(len(p), number(0.1), 1.0, 0.5)
+    out = nn.solve(inputs[0], kernel, inputs[2], loss="kl", reg=0.1)
+    with pytest.raises(NotImplementedError, match="pass arrays"):
+        out.value.backward()
+
+
 def test_gradcheck_entry_by_entry():
     """All entries of all inputs one by one, value and plan together: 5 x 3 points, more rows than columns and back."""
     inputs = problem(3, 2)

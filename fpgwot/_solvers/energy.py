@@ -3,8 +3,9 @@
     w E(T),   E(T) = <s1 1' + 1 s2' + kappa A, T>,   gradient 2 w (s1 1' + 1 s2' + kappa A)
 
 square loss: kappa = -2, s1 = (C1*C1) T 1, s2 = (C2*C2) T' 1;   product loss: kappa = 1, s1 = s2 = 0;   A = C1 T C2' in both,
-the mean with C1' T C2 where a structure is not symmetric. Smoothness gamma/2 <T, L T + T L'>, L the Laplacians of the paths,
-is quadratic as well and goes in with A: A + gamma/(2 w kappa) (L T + T L').
+the mean with C1' T C2 where a structure is not symmetric. KL loss: as the square loss, of the structures h(C) that carry the
+cross term, with f(C) in place of their squares (`structure.Transformed`). Smoothness gamma/2 <T, L T + T L'>, L the Laplacians
+of the paths, is quadratic as well and goes in with A: A + gamma/(2 w kappa) (L T + T L').
 """
 
 from __future__ import annotations
@@ -38,16 +39,18 @@ class Energy:
         self.is_square = C1 is not None and loss != "product"
         self.w, self.kappa = (1.0 if C1 is None else w), (-2.0 if self.is_square else 1.0)
         self.smooth = smoothness / (2.0 * self.w * self.kappa)
+        self.is_kl = self.is_square and loss == "kl"
         self.is_dense = isinstance(C1, Dense) and isinstance(C2, Dense)
         self.parts1, self.parts2 = _parts(C1), _parts(C2)
         self.pairs = list(zip(self.parts1, self.parts2, strict=False)) if self.is_dense else []  # K only where both have one
-        self.squared = [] if not self.is_square else [_squared(C) for C in (C1, C2)]  # operators only
+        # operators and the KL loss only: an array's squares are summed without being built
+        self.squared = [_squared(C, self.is_kl) for C in (C1, C2)] if self.is_square else []
         self._zeros: np.ndarray | None = None
 
     @property
     def is_small(self) -> bool:
         """Whether the compiled loop for arrays is the faster way."""
-        return self.is_dense and self.smooth == 0.0 and self.shape[0] * self.shape[1] <= SMALL
+        return self.is_dense and not self.is_kl and self.smooth == 0.0 and self.shape[0] * self.shape[1] <= SMALL
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """S1, K1, S2, K2; a skew part that is zero is an empty array."""
@@ -167,7 +170,7 @@ class Energy:
 
     def value(self, code: Codes, x: np.ndarray, E: float, size: float) -> float:
         """w E(T), by its definition where little is left of terms of that size and T is sparse."""
-        if not self.is_square or self.smooth or abs(E) > CANCELLED * size or len(x) > 6 * sum(self.shape):
+        if not self.is_square or self.is_kl or self.smooth or abs(E) > CANCELLED * size or len(x) > 6 * sum(self.shape):
             return E
         i, j = np.divmod(code, self.shape[1])
         if self.is_dense:
@@ -208,8 +211,8 @@ def _parts(C: Structure | None) -> list[np.ndarray]:
     return [X] if C.is_symmetric else [(X + X.T) / 2.0, (X - X.T) / 2.0]
 
 
-def _squared(C: Any) -> Structure | None:
-    return None if isinstance(C, Dense) else C.square().symmetrized()
+def _squared(C: Any, is_kl: bool) -> Structure | None:
+    return None if isinstance(C, Dense) and not is_kl else C.square().symmetrized()
 
 
 def _laplacian(x: np.ndarray) -> np.ndarray:

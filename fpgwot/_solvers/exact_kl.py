@@ -2,7 +2,7 @@
 
 With both marginals fixed the two losses differ by a constant: E_kl(T) = E_sq(T) + mu' D1 mu + nu' D2 nu for the structures
 h1(C1) and h2(C2) that carry the cross term, D = f(C) - h(C)^2. The plan is the same; value, gradient, potentials and history
-follow by adding the constant's share.
+follow by adding the constant's share, and the compiled loop serves both. Other marginals are `exact`'s own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ._outcome import Outcome
 
 def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, watch: Watch) -> Outcome:
     """As `exact.solve`; the tolerance is kept relative to the KL value, which may be far below that of the square loss."""
+    problem = replace(problem, loss="square")  # of the transformed structures
     out = exact.solve(problem, starts, tol=tol, max_iter=max_iter, watch=watch)
     kl, ratio = _in_kl(problem, out)
     if (kl.stationarity <= tol).all() or ratio.min() >= 1:

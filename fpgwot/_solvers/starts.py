@@ -1,4 +1,4 @@
-"""Starting plans: the product plan, the solution for the features alone, monotone couplings in both directions, random plans.
+"""Starting plans: product, annealed, the solution for the features alone, monotone couplings in both directions, random plans.
 
 The energy is not convex, and for structures |i-k| a plan and its time reversal tie: a few different starts are the honest way
 to a good minimum.
@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from .._problem import Problem
-from . import entropic
+from . import control, entropic
 from ._loop import Watch
 
-NAMES = ("product", "features", "monotone", "reversed", "random")
+NAMES = ("product", "features", "monotone", "reversed", "random")  # the order of `n_init`
+ANNEALED = "annealed"  # on request only
+STAGES, STEPS = 4, 8  # factors of the annealing between flat and the last entropy; outer steps, all stages together
+TILT = 0.03  # standard deviation of the noise on the costs of further annealed starts, as a share of their range
 
 
 def starting_plans(prep: Any, init: Any, n_init: int, seed: Any, exact: bool) -> list[tuple[Any, bool]]:
@@ -25,8 +28,11 @@ def starting_plans(prep: Any, init: Any, n_init: int, seed: Any, exact: bool) ->
     rng = np.random.default_rng(seed) if is_random else None  # gathering entropy takes as long as a small program
     if init is None or isinstance(init, str):
         first = "product" if init is None else init
-        if first not in NAMES:
-            raise ValueError(f"unknown init {init!r}; choose one of {NAMES}, or pass a plan")
+        if first not in (*NAMES, ANNEALED):
+            raise ValueError(f"unknown init {init!r}; choose one of {(*NAMES, ANNEALED)}, or pass a plan")
+        if first == ANNEALED and exact:
+            return [(_annealed(problem, rng if k else None), False) for k in range(n_init)]
+        first = "product" if first == ANNEALED else first  # the entropic solver anneals by itself
         rest = [x for x in NAMES if x not in (first, "random") and (x != "features" or problem.M is not None)]
         names = [first, *rest, *["random"] * n_init][:n_init]
         plans = [_plan(problem, name, rng, exact) for name in names]
@@ -83,6 +89,41 @@ def _fitted(problem: Problem, T: Any, exact: bool) -> Any:
         if missing > 1e-15 and a.sum() > 0 and c.sum() > 0:
             t += (a / a.sum())[:, None] * (c / c.sum()) * missing
         out[b] = t
+    return out
+
+
+def _annealed(problem: Problem, rng: Any) -> Any:
+    """Where a few outer steps of the entropic solver get on the way from a flat kernel to a sharp one.
+
+    The coarse shape of the problem decides there, not the details that the first linear program sees. The steps are few, their
+    marginals inexact: the exact solver does the rest at a lower price. With `rng` the costs are tilted by noise for these steps,
+    which leads them to another minimum of about the same depth.
+    """
+    spread = _spread(problem)
+    smooth = replace(problem, eps=np.maximum(control.FLAT * control.ANNEAL**-STAGES * spread, 1e-300))
+    if rng is not None:
+        noise = TILT * spread[:, None, None] * rng.standard_normal(problem.shape)
+        smooth = replace(smooth, bias=(noise if problem.bias is None else problem.bias + noise).astype(problem.dtype))
+    out = entropic.solve(smooth, None, tol=1e-6, max_iter=STEPS, watch=Watch())
+    return _fitted(problem, out.plan, True).astype(problem.dtype)
+
+
+def _spread(problem: Problem) -> np.ndarray:
+    """Range of the gradient at the product plan, for each problem; 1 where it is constant."""
+    xp, (B, n, k) = problem.be.xp, problem.shape
+    A, s1, s2 = xp.zeros((B, n, k), problem.dtype), xp.zeros((B, n)), xp.zeros((B, k))
+    if problem.C1 is not None:
+        problem.cross_of_product(A)
+        if problem.loss != "product":
+            mu, nu = (x.astype(float) for x in problem._product())
+            s1, s2 = problem.squares(mu * nu.sum(1)[:, None], nu * mu.sum(1)[:, None])
+    out = np.ones(B)
+    for b, (rows, cols) in enumerate(problem.size):
+        w = 2 * float(problem.wq[b])
+        G = float(problem.weight_of_cross[b]) * A[b, :rows, :cols] + w * (s1[b, :rows, None] + s2[b, None, :cols])
+        if problem.M is not None:
+            G = G + float(problem.wl[b]) * problem.M[b % len(problem.M), :rows, :cols]
+        out[b] = float(G.max() - G.min()) or 1.0
     return out
 
 

@@ -7,6 +7,9 @@ NotImplementedError and names POT's function; `fpgwot.accelerate` hands it to PO
 
 from __future__ import annotations
 
+from typing import Any
+
+from . import elsewhere
 from .balanced import (
     fused_gromov_wasserstein,
     fused_gromov_wasserstein2,
@@ -94,3 +97,10 @@ __all__ = [
     "solve_semirelaxed_gromov_linesearch",
     "tensor_product",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of POT's that are not covered can be imported, and raise when they are called."""
+    if name in elsewhere.ELSEWHERE:
+        return elsewhere.not_covered(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,6 +70,7 @@ def contract(*without_effect: str) -> Callable[[F], F]:
                 del kwargs[name]
             return function(*args, **kwargs)
 
+        call.without_effect = without_effect  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]
 
     return wrap

@@ -42,7 +42,7 @@ def partial_gromov_wasserstein(
         Weights of any totals; uniform by default.
     m : float, optional
         Transported mass, 0 <= m <= min(sum p, sum q), which is the default.
-    loss_fun : "square_loss"; "kl_loss" only at full mass, POT has the rest
+    loss_fun : "square_loss", (a - b)^2, or "kl_loss", a log(a/b) - a + b
     G0 : array (n, m), optional
         Starting plan below p and q; its mass is brought to m. Default m p q' / (sum p sum q).
     numItermax : int
@@ -68,8 +68,6 @@ def partial_gromov_wasserstein(
         Input that makes no sense: a mass out of range, a G0 above the weights.
     TypeError
         Unknown keywords; the text names the right one.
-    NotImplementedError
-        loss_fun="kl_loss" below full mass.
 
     Notes
     -----

@@ -38,7 +38,7 @@ def semirelaxed_gromov_wasserstein(
         Structures, symmetric or not; NumPy or torch.
     p : array (n,), optional
         Weights of the first side; uniform by default.
-    loss_fun : "square_loss"; "kl_loss" is planned for this function, use `ot.gromov.semirelaxed_gromov_wasserstein`
+    loss_fun : "square_loss", (a - b)^2, or "kl_loss", a log(a/b) - a + b
     G0 : array (n, m) or str, optional
         Starting plan with T 1 = p, or the name of one of POT's (`ot.gromov.semirelaxed_init_plan`); default p and uniform q.
     max_iter : int
@@ -61,8 +61,6 @@ def semirelaxed_gromov_wasserstein(
     ------
     ValueError, TypeError
         As in `gromov_wasserstein`.
-    NotImplementedError
-        loss_fun="kl_loss".
 
     Notes
     -----
@@ -386,8 +384,6 @@ def _exact(
     M: Any, C1: Any, C2: Any, p: Any, loss_fun: str, alpha: Any, G0: Any, max_iter: float, tol_rel: float, tol_abs: float,
     random_state: Any, verbose: bool,
 ) -> Any:  # fmt: skip
-    if loss_fun == "kl_loss":
-        raise NotImplementedError("loss_fun='kl_loss' of the exact semi-relaxed solver is planned: use POT's, in ot.gromov")
     G0 = _start(M, C1, C2, p, alpha, G0, random_state)
     return transport(
         M, C1, C2, p, free_weights(C2, p), loss_fun=loss_fun, alpha=alpha, G0=G0, tol=tol_rel, tol_abs=tol_abs,

@@ -16,7 +16,7 @@ from .. import _dispatch, api
 from .._finish import trimmed
 from .._sensitivity import Gradients, Optimum, plan_adjoint
 from ..result import ConvergenceError, ConvergenceWarning, Result
-from ..structure import SCAN_FROM, Dense, Structure, as_structure
+from ..structure import SCAN_FROM, Dense, Structure, as_structure, kl_structures
 from ._structure import Temporal
 
 RESIDUAL = 1e-6  # of the adjoint system, above which a gradient is complained about
@@ -254,6 +254,8 @@ class _Call:
             Dense(C.to_dense()) if C is not None and C.shape[1] < SCAN_FROM and not isinstance(C, Dense) else C
             for C in (x["C1"], x["C2"])
         )
+        if self.options["loss"] == "kl" and C1 is not None and C2 is not None:
+            C1, C2 = kl_structures(self.be, C1, C2, T.dtype)
         M, Q = (None if a is None else xp.asarray(a) for a in (x["M"], x["reference"]))
         tau = (np.inf, np.inf) if x["tau"] is None else np.broadcast_to(np.asarray(x["tau"], float).reshape(-1), (2,))
         return Optimum(
@@ -279,6 +281,8 @@ class _Call:
         for side, name in enumerate(("C1", "C2")):
             if name in wanted:
                 lags = self.take(wanted[name]) if self.by_lag[side] else None
+                if lags is not None and o.loss == "kl":
+                    raise NotImplementedError("loss='kl' has no gradient in the parameters of temporal operators: pass arrays")
                 out[name] = d.structure(side) if lags is None else d.lags(side, lags)
         for name, compute in (
             ("M", d.cost),

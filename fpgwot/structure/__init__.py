@@ -19,12 +19,12 @@ LowRank(U, V), PointCloud(X)    U V', ||x_i - x_k||^2             n r, r = d + 2
 
 from __future__ import annotations
 
-from .base import KL_OFFSET, Dense, Structure, Transformed, kl_structures
+from .base import KL_OFFSET, Dense, Structure, Transformed, kl_structures, loss_slopes
 from .low_rank import LowRank, PointCloud
 from .recognition import SCAN_FROM, as_structure
 from .temporal import FFT_FROM, LaplaceKernel, PowerDistance, Toeplitz
 
 __all__ = [
     "FFT_FROM", "KL_OFFSET", "SCAN_FROM", "Dense", "LaplaceKernel", "LowRank", "PointCloud", "PowerDistance", "Structure",
-    "Toeplitz", "Transformed", "as_structure", "kl_structures",
+    "Toeplitz", "Transformed", "as_structure", "kl_structures", "loss_slopes",
 ]  # fmt: skip

@@ -54,6 +54,10 @@ class Structure:
         """The structure with its matrices where the backend `be` computes, for products with arrays of `dtype`."""
         return self
 
+    def in_double(self) -> Structure:
+        """The structure with its arrays in float64."""
+        return self
+
     def single(self, b: int, n: int) -> Structure:
         """The structure of problem b in float64, cut to its first n points."""
         return self if n == self.shape[1] else self.subset(np.arange(n))
@@ -105,6 +109,10 @@ class Dense(Structure):
         object.__setattr__(D, "is_symmetric", True)
         return D
 
+    def in_double(self) -> Dense:
+        """The array in float64."""
+        return Dense(self.array.astype(float))
+
     def take(self, index: Any) -> Dense:
         """The structures of some problems of a batch; one that is shared by all stays as it is."""
         return self if self.shape[0] == 1 else self._like(self.array[index])
@@ -147,6 +155,10 @@ class Transformed(Dense):
         b = b % len(self.array)
         return Transformed(*(np.ascontiguousarray(x[b, :n, :n], dtype=np.float64) for x in (self.array, self.squares)))
 
+    def in_double(self) -> Transformed:
+        """Both arrays in float64."""
+        return Transformed(self.array.astype(float), self.squares.astype(float))
+
     def take(self, index: Any) -> Transformed:
         """The structures of some problems of a batch; one that is shared by all stays as it is."""
         return self if self.shape[0] == 1 else Transformed(self.array[index], self.squares[index])
@@ -168,6 +180,15 @@ def kl_structures(be: Any, C1: Structure, C2: Structure, dtype: Any) -> tuple[Tr
             low = float(C.min())
             raise ValueError(f"loss='kl' compares entries of 0 or more, but {name} has negative ones (smallest {low:g})")
     return Transformed(A, A * xp.log(A + KL_OFFSET) - A), Transformed(xp.log(B + KL_OFFSET) / 2, B)
+
+
+def loss_slopes(be: Any, C: Structure, loss: str, side: int) -> tuple[Any, Any]:
+    """f'(C) and 2 h'(C) of a loss f1(a) + f2(b) - 2 h1(a) h2(b): square, or KL, whose C is `Transformed`; side 0 is a."""
+    if not isinstance(C, Transformed) or loss != "kl":
+        return 2 * C.to_dense(), 2.0
+    if side == 0:
+        return be.xp.log(C.array + KL_OFFSET), 2.0
+    return be.xp.ones_like(C.squares), 1 / (C.squares + KL_OFFSET)
 
 
 def _is_symmetric(C: Any) -> bool:

@@ -19,12 +19,15 @@ from fpgwot import gromov
 SKIPPED_NAMES = {"fused_unbalanced_gromov_wasserstein", "fused_unbalanced_gromov_wasserstein2"}  # not covered at all
 
 INTEGERS = "integer structures give a plan of floats (POT: cut to integers, here zeros)"
-# test name: (why, text in the line that fails)
+# file and name of a test: (why, text in the line that fails)
 EXPECTED = {
-    "test_gromov_integer_warnings": (INTEGERS, "np.testing.assert_allclose(G, 0.0, atol=1e-09)"),
-    "test_fgw_integer_warnings": (INTEGERS, "np.testing.assert_allclose(G, 0.0, atol=1e-06)"),
-    "test_partial_gromov_wasserstein": (INTEGERS, "assert nx.to_numpy(res0b).dtype == C1_int.dtype"),
-    "test_partial_fused_gromov_wasserstein": (INTEGERS, "assert nx.to_numpy(res0b).dtype == C1_int.dtype"),
+    "gromov/test_gw.py::test_gromov_integer_warnings": (INTEGERS, "np.testing.assert_allclose(G, 0.0, atol=1e-09)"),
+    "gromov/test_gw.py::test_fgw_integer_warnings": (INTEGERS, "np.testing.assert_allclose(G, 0.0, atol=1e-06)"),
+    "gromov/test_partial.py::test_partial_gromov_wasserstein": (INTEGERS, "assert nx.to_numpy(res0b).dtype == C1_int.dtype"),
+    "gromov/test_partial.py::test_partial_fused_gromov_wasserstein": (
+        INTEGERS,
+        "assert nx.to_numpy(res0b).dtype == C1_int.dtype",
+    ),
 }
 
 
@@ -49,7 +52,7 @@ def without(function, names):
 def pytest_configure(config):
     for name, keywords in SWALLOWED.items():
         setattr(gromov, name, without(getattr(gromov, name), keywords))
-    config.swapped = fpgwot.accelerate(sorted(set(gromov.__all__) - SKIPPED_NAMES))
+    config.swapped = fpgwot.accelerate(sorted({*gromov.__all__, *fpgwot.accelerate.NAMES} - SKIPPED_NAMES))
     config.seen = {}
 
 
@@ -62,7 +65,7 @@ def pytest_runtest_call(item):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    expected = EXPECTED.get(item.originalname)
+    expected = EXPECTED.get(f"{item.nodeid.split('::')[0]}::{item.originalname}")
     if report.when != "call" or expected is None:
         return report
     why, line = expected

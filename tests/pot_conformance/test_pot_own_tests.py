@@ -17,6 +17,7 @@ FILES = [
     ("gromov/test_semirelaxed.py", ""),
     ("gromov/test_utils.py", ""),
     ("test_solvers.py", "gromov"),
+    ("test_partial.py", "gromov"),  # the deprecated names
 ]
 
 
