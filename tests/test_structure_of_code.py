@@ -101,6 +101,7 @@ HEAVY = {
     "pandas": ("result.py", "_pairwise.py"),
     "tqdm": ("cli.py", "_pairwise.py"),
     "joblib": ("_pairwise.py",),
+    "maxflow": ("keysteps.py",),
 }
 
 
