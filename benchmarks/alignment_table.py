@@ -5,8 +5,8 @@
 For each data set every setting of every family is run on the same pairs (64 frames a recording). A family is scored on a pair
 with the setting that has the best mean F on pairs of *other* recordings: mocap6 by all 20 splits of the six recordings into
 halves, the others by two groups of recordings, both ways. Without search, one setting for everything: "rule", with the order test
-of examples/procedure_learning/plans.py, and the rows m="auto" and "null price" (`fpgwot.nulls`). Results of a (data set, setting) are appended to a log and
-not run again, so the script can be stopped and extended.
+of examples/procedure_learning/plans.py, and the rows m="auto" and "null price" (`fpgwot.nulls`). Results of a (data set, setting)
+are appended to a log and not run again, so the script can be stopped and extended.
 
 The grids were fixed on simulated recordings of other seeds (1000 and up), on mocap6 with other background (seeds 100 and up; the
 same six routines) and on OpenPack's first worker, before this table was made. Plans took at most 60 outer iterations.

@@ -74,6 +74,7 @@ ALLOWED = {
     "_sensitivity.py": ("structure", "marginals"),
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),
+    "nulls.py": ("api",),
     "keysteps.py": ("api", "presets", "temporal", "step_order"),
 }
 for _name in TREES:

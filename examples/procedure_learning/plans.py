@@ -122,8 +122,8 @@ def order_is_fixed(batch: Batch, threshold: float = 0.55) -> bool:
     """Whether recordings do the steps in one order, from unlabelled pairs.
 
     A partial plan without prior matches what is alike wherever it is; where the order is fixed its mass lies along the diagonal
-    all the same, in nearly every pair. The test is on the lower quartile over pairs of Kendall's tau of that plan: the median does
-    not see that some pairs swap steps.
+    all the same, in nearly every pair. The test is on the lower quartile over pairs of Kendall's tau of that plan: the median
+    does not see that some pairs swap steps.
     """
     return float(np.nanquantile([kendall_tau(T) for T in solve_plans(batch, ORDER_TEST)], 0.25)) > threshold
 
