@@ -122,14 +122,17 @@ def null_price(
     >>> x, y = rng.standard_normal((2, 40, 8))
     >>> y[:20] = x[:20] + 0.1 * rng.standard_normal((20, 8))  # one half has partners
     >>> M = np.linalg.norm(x[:, None] - y, axis=2)
-    >>> round(float(solve(M, sink=null_price(M, random_state=0)).mass), 3)
-    0.525
+    >>> price = null_price(M, reg=0.05, random_state=0)
+    >>> round(float(solve(M, reg=0.05, sink=price).mass), 1)
+    0.5
     """
     from .api import solve
 
     M = np.asarray(M, dtype=float)
     if M.ndim not in (2, 3) or 0 in M.shape:
         raise ValueError(f"M must be an array (n, m), or (B, n, m); got shape {M.shape}")
+    if normalize not in (None, "mean"):  # nulls have the mean of M, not its largest entry
+        raise NotImplementedError(f"normalize must be None or 'mean', got {normalize!r}; divide M and the structures yourself")
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}")
     rng = np.random.default_rng(random_state)
