@@ -72,13 +72,13 @@ def test_null_price_of_a_batch_and_of_other_totals():
     C = np.stack([temporal.laplace_structure(15, s) for s in (0.1, 0.2, 0.3)])
     p = np.full((3, 15), 1 / 15) * [[1.0], [2.0], [5.0]]
     reference = np.ones((15, 15)) / 225
-    got = null_price(M, C, C[0], p, None, alpha=0.2, reg=0.05, reference=reference, random_state=np.random.default_rng(0))
+    same = {"alpha": 0.2, "reg": 0.05, "reference": reference}
+    got = null_price(M, C, C[0], p, None, random_state=0, **same)
     assert got.shape == (3,)
-    stream = np.random.default_rng(0)
-    alone = [
-        null_price(M[b], C[b], C[0], p[b], None, alpha=0.2, reg=0.05, reference=reference, random_state=stream) for b in range(3)
-    ]
+    alone = [null_price(M[b], C[b], C[0], p[b], None, random_state=0, **same) for b in range(3)]
     np.testing.assert_allclose(got, alone, rtol=2e-3)
+    drawn = [null_price(M[0], **same, random_state=np.random.default_rng(4)) for _ in range(2)]
+    assert drawn[0] == drawn[1]
 
 
 def web(seed, other=None):

@@ -39,6 +39,7 @@ FAMILIES = {
     "partial KOT": Family(m=0.3),
     "partial FGW": Family(m=0.3, alpha=0.1),
     "partial FGW, segments": replace(SEGMENTS, price=0.8),
+    "partial FGW, segments, null price": replace(SEGMENTS, price="null"),
     "R-FPGWOT": Family(m=0.3, alpha=0.1, rho=0.3),
     "OPEL, published": Family(published="opel"),  # its entropy is so large that the plan is mostly the prior
 }
