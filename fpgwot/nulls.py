@@ -137,9 +137,8 @@ def null_price(
         raise ValueError(f"share must be between 0 and 1, got {share!r}")
     stack = M if M.ndim == 3 else M[None]
     # the same rotations for every pair, so that a price does not depend on the place in the batch
-    seed = (
-        random_state if isinstance(random_state, (int, np.integer)) else int(np.random.default_rng(random_state).integers(2**62))
-    )
+    is_number = isinstance(random_state, (int, np.integer))
+    seed = random_state if is_number else int(np.random.default_rng(random_state).integers(2**62))
     nulls = np.concatenate([unrelated_costs(x, n_null, power=power, random_state=seed) for x in stack])
     totals = [np.ones(()) if w is None else np.asarray(w, dtype=float).sum(-1) for w in (p, q)]
     m = np.repeat(np.broadcast_to(share * np.minimum(*totals), len(stack)), n_null)

@@ -77,7 +77,7 @@ def test_null_price_of_a_batch_and_of_other_totals():
     assert got.shape == (3,)
     alone = [null_price(M[b], C[b], C[0], p[b], None, random_state=0, **same) for b in range(3)]
     np.testing.assert_allclose(got, alone, rtol=2e-3)
-    drawn = [null_price(M[0], **same, random_state=np.random.default_rng(4)) for _ in range(2)]
+    drawn = [null_price(M[0], C[0], C[0], **same, random_state=np.random.default_rng(4)) for _ in range(2)]
     assert drawn[0] == drawn[1]
 
 
