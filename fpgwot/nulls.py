@@ -24,8 +24,9 @@ def unrelated_costs(M: Any, n_null: int = 4, *, power: int | None = None, random
     .. math:: M^{power} = r 1' + 1 c' + U S V' \quad\to\quad N^{power} = r 1' + 1 c' + U S^{1/2} Q S^{1/2} V'
 
     r and c are means of rows and columns, Q is a random rotation. With M the squared distances (power 1) or distances (2) of
-    features that is, up to the units of its axes, a rotation of the features of one recording: each keeps its course in time, its near and far frames and those
-    that are far from everything; which of them are alike in the two becomes chance. Features are not needed.
+    features that is, up to the units of its axes, a rotation of the features of one recording: each keeps its course in time, its
+    near and far frames and those that are far from everything; which of them are alike in the two becomes chance. Features are not
+    needed.
     One singular value decomposition of M, and two products of its size for each null.
 
     Parameters
@@ -97,8 +98,8 @@ def null_price(
     mass are the pairs that are alike by chance, so that a price at a small share is strict, at a large one generous.
 
     The default share was chosen on simulated and recorded pairs of known overlap (docs/develop/kernel_log.md): with distances
-    mass is off by .04 to .15 there where `m="auto"` is off by .11 to .33. Where the price of mass jumps both are right to a few per
-    cent; on one of the sets with cosine costs (mocap6) `m="auto"` was better, .08 against .14.
+    mass is off by .04 to .15 there where `m="auto"` is off by .11 to .33. Where the price of mass jumps both are right to a few
+    per cent; on one of the sets with cosine costs (mocap6) `m="auto"` was better, .08 against .14.
 
     Parameters
     ----------
