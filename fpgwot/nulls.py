@@ -25,7 +25,7 @@ def unrelated_costs(M: Any, n_null: int = 4, *, power: int | None = None, random
 
     r and c are means of rows and columns, Q is a random rotation. With M the squared distances (power 1) or distances (2) of
     features that is, up to the units of its axes, a rotation of the features of one recording: each keeps its course in time, its
-    near and far frames and those that are far from everything; which of them are alike in the two becomes chance. Features are not
+    near and far frames and those that are far from everything; which of them are alike in the two becomes chance. No features are
     needed.
     One singular value decomposition of M, and two products of its size for each null.
 
