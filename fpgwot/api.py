@@ -77,7 +77,8 @@ def solve(
     loss : "square", (a - b)^2; "product", a b; "kl", a log(a/b) - a + b, of entries of 0 or more
     m : float or "auto", optional
         Transported mass, 0 < m <= min(sum p, sum q): T1 <= p, T'1 <= q, sum T = m. "auto": the mass at which
-        its price jumps, from solves at 20 masses; where it does not jump, the knee of F(m) and a warning. See `result.mass_path`.
+        its price jumps, from solves at 20 masses; where it does not jump, the knee of F(m) and a warning. See `result.mass_path`,
+        and `fpgwot.nulls.null_price` for such problems.
     tau : float or pair, optional
         Price of marginal error, one for both sides or (rows, columns); inf is a hard marginal, 0 a free one. A finite positive
         price needs reg > 0.

@@ -130,7 +130,8 @@ class MassPath:
         if not self.is_clear:
             return (
                 f"mass {self.mass:.3g}, the knee of the curve, is not to be trusted: the price of mass rises without a jump "
-                f"(two levels explain {self.contrast:.2f} of its variance, of an even rise .75); pass m if it is known"
+                f"(two levels explain {self.contrast:.2f} of its variance, of an even rise .75); pass m if it is known, "
+                "or a sink price from fpgwot.nulls.null_price"
             )
         if self.agree:
             return f"mass {self.mass:.3g}: the price of mass jumps there, and the knee of the curve is at {self.knee:.3g}"

@@ -11,6 +11,7 @@ import pytest
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
+import fpgwot
 from fpgwot._backends import network_simplex, numba_cpu, numpy_ref
 from fpgwot._backends.numba_cpu import lp as numba_lp
 from fpgwot._backends.numba_cpu import simplex
@@ -634,6 +635,21 @@ def test_constant_costs(mass, constant):
     assert res.status == "converged"
     assert res.value_linear == pytest.approx(0.5 * constant * (mass if isinstance(mass, float) else 1), abs=1e-12)
     check(res, p, q, mass)
+
+
+@pytest.mark.parametrize("be", ["numpy", "numba"])
+@pytest.mark.parametrize("n", [1, 12, 90])
+def test_a_price_below_all_costs_matches_nothing(n, be):
+    """A linear program without any match, as the last one and as the first one."""
+    C = 3 * np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / n
+    nothing = fpgwot.solve(2 - np.eye(n), C, C, alpha=0.3, sink=0.5, backend=be)  # a pair costs .7 and more
+    assert nothing.converged
+    assert not nothing.plan.any()
+    assert nothing.value == pytest.approx(0.5)
+    # at the product plan the structures make every pair dearer than the price; at no plan the diagonal costs nothing
+    matched = fpgwot.solve(1 - np.eye(n), C, C, alpha=0.3, sink=0.5, backend=be)
+    assert matched.converged
+    np.testing.assert_allclose(matched.plan, np.eye(n) / n, atol=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m"), [(20, 24), (50, 45)])

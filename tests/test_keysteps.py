@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise, product
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from fpgwot.keystep_metrics import KeyStepScores, keystep_scores, order_accuracy, uniform_chunks
 from fpgwot.keysteps import (
+    alpha_expansion_cut,
     cluster,
     cluster_count,
     decode_transport,
@@ -53,6 +55,39 @@ def test_cut_without_and_with_all_the_weight():
     for args in ((D[0], 1.0), (D, -1.0), (D, np.nan), (D * np.nan, 1.0)):
         with pytest.raises(ValueError, match="must be"):
             potts_cut(*args)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 3.0])
+def test_alpha_expansion_lies_between_the_minimum_and_its_bound(weight):
+    """Boykov, Veksler and Zabih (2001): at most the minimum with its boundary terms counted twice."""
+    pytest.importorskip("maxflow")
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        D = rng.standard_normal(rng.integers(1, (40, 9)))
+        best = potts_cut(D, weight)
+        lowest, found = (energy(D, tuple(labels), weight) for labels in (best, alpha_expansion_cut(D, weight)))
+        assert lowest - 1e-9 <= found <= lowest + weight * np.count_nonzero(np.diff(best)) + 1e-9
+
+
+def test_alpha_expansion_of_clear_steps_is_the_cut():
+    pytest.importorskip("maxflow")
+    steps = np.repeat([2, 0, 1, 3, 0], 6)
+    D = 1.0 - np.eye(4)[steps] + 0.2 * np.random.default_rng(0).random((30, 4))
+    np.testing.assert_array_equal(alpha_expansion_cut(D, 0.5), steps)
+    np.testing.assert_array_equal(potts_cut(D, 0.5), steps)
+    np.testing.assert_array_equal(alpha_expansion_cut(D, 0.0), D.argmin(1))
+    np.testing.assert_array_equal(alpha_expansion_cut(D[:, :1], 1.0), np.zeros(30))
+    X = [np.eye(4)[steps], np.eye(4)[steps[::-1]]]
+    cut, expanded = (find_keysteps(X, 4, decoder=d, random_state=0).labels for d in ("cut", "alpha_expansion"))
+    np.testing.assert_array_equal(cut, expanded)
+    with pytest.raises(ValueError, match="must be"):
+        alpha_expansion_cut(D, -1.0)
+
+
+def test_alpha_expansion_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "maxflow", None)
+    with pytest.raises(ImportError, match=r"fpgwot\[graphcut\]; potts_cut"):
+        alpha_expansion_cut(np.zeros((3, 2)), 1.0)
 
 
 def test_transport_decoder_mends_a_lonely_frame():

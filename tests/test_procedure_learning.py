@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +68,79 @@ def test_folder_with_both_kinds_of_annotations(example, tmp_path):
         example["data"].load("folder", tmp_path)
 
 
+def film(seed, n=24, size=20):
+    """A bright square that stands in another place in each of three steps, on noise: (frames, size, size, 3), uint8."""
+    rng = np.random.default_rng(seed)
+    steps = np.repeat(rng.permutation(3) + 1, rng.multinomial(n - 12, np.ones(3) / 3) + 4)
+    images = rng.integers(0, 60, (n, size, size, 3))
+    for image, step in zip(images, steps, strict=True):
+        at = 6 * (step - 1) + rng.integers(0, 2)
+        image[at : at + 6, at : at + 6, step - 1] += 180
+    return images.astype(np.uint8), steps
+
+
+def test_folder_of_images(example, tmp_path):
+    data = example["data"]
+    for k, name in enumerate("abc"):
+        images, steps = film(k)
+        np.save(tmp_path / f"{name}.npy", images if k else np.moveaxis(images, 3, 1))  # both layouts
+        (tmp_path / f"{name}.txt").write_text(" ".join(map(str, steps)))
+    recordings = data.load("folder", tmp_path)
+    for k, r in enumerate(recordings):
+        assert r.inputs.shape == (24, 3, 20, 20)
+        np.testing.assert_array_equal(np.moveaxis(r.images, 1, 3), film(k)[0])
+        np.testing.assert_array_equal(r.steps, film(k)[1])
+    x = film(0)[0].astype(float)
+    blocks = [np.array_split(np.arange(20), [2, 5, 7, 10, 12, 15, 17])] * 2
+    expected = [[[[f[np.ix_(a, b)][..., c].mean() for b in blocks[1]] for a in blocks[0]] for c in range(3)] for f in x[:2]]
+    np.testing.assert_allclose(data.pooled(np.moveaxis(x[:2], 3, 1)), np.reshape(expected, (2, -1)))
+    everything = np.vstack([r.features for r in recordings])
+    assert everything.shape == (72, 3 * 64)
+    assert np.mean(everything.var(0)) == pytest.approx(1, abs=1e-3)
+    assert everything.std(0).max() > 3 * everything.std(0).min()  # pixels that do nothing are not blown up
+    for name in "abc":
+        np.save(tmp_path / f"{name}.features.npy", np.random.default_rng(0).standard_normal((24, 5)))
+    own = data.load("folder", tmp_path)
+    assert [r.name for r in own] == ["a", "b", "c"]
+    assert own[0].features.shape == (24, 5)
+    assert own[0].inputs.shape == (24, 3, 20, 20)
+    (tmp_path / "b.features.npy").unlink()
+    with pytest.raises(SystemExit, match="2 of 3 recordings"):
+        data.load("folder", tmp_path)
+    np.save(tmp_path / "b.features.npy", np.zeros((23, 5)))
+    with pytest.raises(SystemExit, match="24 frames"):
+        data.load("folder", tmp_path)
+    for shape in ((24, 3, 20), (24, 20, 20, 7), (24, 3, 4, 4)):
+        np.save(tmp_path / "a.npy", np.zeros(shape))
+        with pytest.raises(SystemExit, match="1 to 4 channels"):
+            data.load("folder", tmp_path)
+
+
+def test_training_on_images(example, tmp_path, monkeypatch):
+    """Plans from frozen features for half of the training, embedding from the images alone, which finds the steps."""
+    sources, all_plans = [], example["train"].all_plans
+    monkeypatch.setattr(example["train"], "all_plans", lambda Z, *rest: sources.append(Z.shape[2]) or all_plans(Z, *rest))
+    for k in range(4):
+        images, steps = film(k)
+        np.save(tmp_path / f"{k}.npy", images)
+        (tmp_path / f"{k}.txt").write_text(" ".join(map(str, steps)))
+    recordings = example["data"].load("folder", tmp_path)
+    settings = {"iterations": 30, "pairs": 4, "family": "partial KOT", "fixed_order": "no", "teacher": 0.5, "refresh": 10}
+    trained = example["train"].train(recordings, small(example, **settings))
+    assert sources == [3 * 64, 32, 32]
+    assert not trained.collapsed
+    assert np.mean(trained.history["loss"][-2:]) < np.mean(trained.history["loss"][:2])
+    on = example["evaluate"].scored(recordings, 24)
+    Z = example["train"].embed(trained.model, on.inputs)
+    assert Z.shape == (4, 24, 32)
+    np.testing.assert_allclose(example["train"].embed(trained.model, on.inputs[1:2])[0], Z[1], atol=1e-6)
+    labels = np.concatenate([r.steps for r in on.recordings])
+    S = Z.reshape(-1, 32) @ Z.reshape(-1, 32).T
+    assert np.mean(S[labels[:, None] == labels]) > np.mean(S[labels[:, None] != labels]) + 0.3
+    with pytest.raises(SystemExit, match="images have none"):
+        example["train"].train(recordings, small(example, pca_start="yes"))
+
+
 def test_windows(example):
     X = np.arange(5.0)[:, None]
     np.testing.assert_allclose(example["data"].windows(X, 3)[2], [2, np.std([1, 2, 3])])
@@ -100,12 +174,15 @@ def test_every_family_solves_and_keeps_to_its_marginals(example, recordings):
 def test_order_test(example):
     plans, data = example["plans"], example["data"]
 
-    def batch(**statistics):
-        made = data.simulator(seed=2, n=4, length=60, background=0.0, repeat=0.0, **statistics)
-        return plans.Batch.of(np.stack([r.resampled(32).features for r in made]), [(0, 1), (0, 2), (1, 3)], "euclidean")
+    def batch(seed, **statistics):
+        made = data.simulator(seed=seed, n=6, length=60, background=0.0, **statistics)
+        return plans.Batch.of(np.stack([r.resampled(32).features for r in made]), list(combinations(range(6), 2)), "euclidean")
 
-    assert plans.order_is_fixed(batch(order_agreement=1.0, duration_sd=0.3))
-    assert not plans.order_is_fixed(batch(order_agreement=0.51))
+    for seed in (2, 3, 4):
+        assert plans.order_is_fixed(batch(seed, order_agreement=1.0, duration_sd=0.3, repeat=0.0))
+        assert not plans.order_is_fixed(batch(seed, order_agreement=0.51, repeat=0.0))
+    # a fifth of the pairs of steps swapped; here half of the recordings agree by chance, and the median over pairs is .85
+    assert not plans.order_is_fixed(batch(4, order_agreement=0.8))
     fixed = plans.for_fixed_order(plans.FAMILIES["partial FGW"])
     assert (fixed.m, fixed.rho) == (None, 0.5)
 

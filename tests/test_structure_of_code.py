@@ -74,6 +74,7 @@ ALLOWED = {
     "_sensitivity.py": ("structure", "marginals"),
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),
+    "nulls.py": ("api",),
     "keysteps.py": ("api", "presets", "temporal", "step_order"),
 }
 for _name in TREES:
@@ -101,6 +102,7 @@ HEAVY = {
     "pandas": ("result.py", "_pairwise.py"),
     "tqdm": ("cli.py", "_pairwise.py"),
     "joblib": ("_pairwise.py",),
+    "maxflow": ("keysteps.py",),
 }
 
 

@@ -33,11 +33,11 @@ class Config:
     grid: int = 96  # frames of each recording for which plans are solved
     refresh: int = 50  # iterations after which plans on the own embedding are solved again
     teacher: float = 1.0  # share of the iterations whose plans come from the frozen input features; at least 0.5
-    pca_start: str = "auto"  # linear skip started at the PCA of the input; auto: unless features are raw statistics (openpack)
+    pca_start: str = "auto"  # linear skip started at the PCA of the input; auto: not for raw statistics (openpack), images
     hidden: int = 64
     dim: int = 32
     dropout: float = 0.1
-    noise: float = 0.1  # sd of what is added to the standardised input
+    noise: float = 0.1  # sd of what is added to the standardised input, or to images, in units of their sd
     lr: float = 1e-3
     temperature: float = 0.1
     w_plan: float = 0.2  # cross-entropy with the plan

@@ -7,7 +7,7 @@ The labels are read for scores and pictures only, never in training.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from fpgwot.datasets import make_procedures
 
 MOCAP6 = Path(__file__).parent.parent / "data" / "mocap6" / "dataset.npz"
+FEATURES = ".features.npy"  # name.features.npy: frozen features of the images in name.npy
 NAMES = ("mocap6", "mocap6bg", "simulator", "openpack", "folder")
 
 
@@ -27,10 +28,17 @@ class Recording:
     steps: np.ndarray  # (frames,), 0 is background
     group: int = 0  # who recorded it: training on group 0, scores on group 1
     name: str = ""
+    images: np.ndarray | None = None  # (frames, channels, height, width), where the embedder sees images; it may stay on disk
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """What the embedder sees: images where there are any, else the features."""
+        return self.features if self.images is None else self.images
 
     def at(self, frames: np.ndarray) -> Recording:
         """Some of the frames."""
-        return Recording(self.features[frames], self.steps[frames], self.group, self.name)
+        images = None if self.images is None else np.asarray(self.images[frames])
+        return replace(self, features=self.features[frames], steps=self.steps[frames], images=images)
 
     def resampled(self, n: int) -> Recording:
         """n frames at equal distances."""
@@ -60,11 +68,12 @@ def windows(X: np.ndarray, width: int, hop: int = 1, change: bool = False) -> np
     return np.hstack(parts)
 
 
-def standardized(recordings: list[Recording]) -> list[Recording]:
-    """Every feature with mean 0 and sd 1 over all recordings."""
+def standardized(recordings: list[Recording], together: bool = False) -> list[Recording]:
+    """Every feature with mean 0 and sd 1 over all recordings; `together`: one sd for all of them, so that small stays small."""
     everything = np.vstack([r.features for r in recordings])
     mean, sd = everything.mean(0), everything.std(0) + 1e-6
-    return [Recording((r.features - mean) / sd, r.steps, r.group, r.name) for r in recordings]
+    sd = np.sqrt(np.mean(sd**2)) if together else sd
+    return [replace(r, features=(r.features - mean) / sd) for r in recordings]
 
 
 def mocap6(background: float = 0.0, seed: int = 0) -> list[Recording]:
@@ -131,18 +140,66 @@ def openpack(path: Path) -> list[Recording]:
 
 
 def folder(path: Path) -> list[Recording]:
-    """name.npy (frames, d) for each recording, and beside it optional annotations: name.txt with one integer label per frame,
-    or name.csv with EgoProceL's lines `start,end,step` in frames (end excluded; frames in no line are background)."""
-    files = sorted(path.glob("*.npy"))
+    """name.npy for each recording, features (frames, d) or images (frames, height, width, channels) or (frames, channels, height,
+    width), and beside it optional annotations: name.txt with one integer label per frame, or name.csv with EgoProceL's lines
+    `start,end,step` in frames (end excluded; frames in no line are background).
+
+    Of images the frozen features, from which the plans of the first half of training come, are `name.features.npy` (frames, d)
+    where there is one for each recording, else `pooled` pixels.
+    """
+    files = [file for file in sorted(path.glob("*.npy")) if not file.name.endswith(FEATURES)]
     if not files:
         raise SystemExit(f"no .npy files in {path}")
+    arrays = [np.load(file, allow_pickle=False, mmap_mode="r") for file in files]
+    if all(x.ndim == 2 for x in arrays):
+        recordings = [Recording(matrix(f), annotations(f, len(x)), name=f.stem) for f, x in zip(files, arrays, strict=True)]
+        return standardized(recordings)
+    images = [channels_first(x, file) for x, file in zip(arrays, files, strict=True)]
+    if len({x.shape[1:] for x in images}) > 1:
+        raise SystemExit(f"the images in {path} differ in size: {sorted({x.shape[1:] for x in images})}")
+    extracted = [file.with_name(file.stem + FEATURES) for file in files]
+    has_features = [file.exists() for file in extracted]
+    if any(has_features) and not all(has_features):
+        raise SystemExit(f"{path}: {sum(has_features)} of {len(files)} recordings have a file *{FEATURES}; all or none should")
     out = []
-    for file in files:
-        X = np.load(file, allow_pickle=False).astype(float)
-        if X.ndim != 2 or not np.isfinite(X).all():
-            raise SystemExit(f"{file} must hold a finite array (frames, features), got shape {X.shape}")
-        out.append(Recording(X, annotations(file, len(X)), name=file.stem))
-    return standardized(out)
+    for file, x, own in zip(files, images, extracted, strict=True):
+        features = matrix(own) if all(has_features) else pooled(x)
+        if len(features) != len(x) or not np.isfinite(features).all():
+            raise SystemExit(f"{file}: {len(x)} frames and features of shape {features.shape}; both finite, one row a frame")
+        out.append(Recording(features, annotations(file, len(x)), name=file.stem, images=x))
+    return standardized(out, together=not all(has_features))
+
+
+def matrix(file: Path) -> np.ndarray:
+    """A finite array (frames, features) from a file."""
+    X = np.load(file, allow_pickle=False).astype(float)
+    if X.ndim != 2 or not np.isfinite(X).all():
+        raise SystemExit(f"{file} must hold a finite array (frames, features), got shape {X.shape}")
+    return X
+
+
+def channels_first(x: np.ndarray, file: Path) -> np.ndarray:
+    """Images (frames, channels, height, width), as a view. Channels are the axis of at most 4: second or last."""
+    if x.ndim == 4 and 0 not in x.shape and (x.shape[1] <= 4) != (x.shape[3] <= 4):
+        return x if x.shape[1] <= 4 else np.moveaxis(x, 3, 1)
+    raise SystemExit(
+        f"{file} must hold features (frames, d) or images (frames, height, width, channels) or (frames, channels, height, width) "
+        f"with 1 to 4 channels and more than 4 pixels a side, the same kind in all files; got shape {x.shape}"
+    )
+
+
+def pooled(images: np.ndarray, cells: int = 8) -> np.ndarray:
+    """Means of each channel over a grid of cells x cells, (frames, channels * cells^2): frozen features of images.
+
+    They keep what is where, in coarse, and ignore noise and shifts below a cell. A random projection of the pixels keeps the
+    distances of the pixels, noise and shifts included, and depends on a seed.
+    """
+    for axis in (2, 3):
+        size = images.shape[axis]
+        edges = np.linspace(0, size, min(cells, size) + 1).astype(int)
+        sums = np.add.reduceat(images, edges[:-1], axis=axis, dtype=float)
+        images = sums / np.diff(edges).reshape((-1, 1) if axis == 2 else (-1,))
+    return images.reshape(len(images), -1)
 
 
 def annotations(file: Path, frames: int) -> np.ndarray:

@@ -37,6 +37,11 @@ class Scored:
         return np.stack([r.features for r in self.recordings])
 
     @property
+    def inputs(self) -> np.ndarray:
+        """What the embedder sees: the features, or images (recordings, frames, channels, height, width)."""
+        return np.stack([r.inputs for r in self.recordings])
+
+    @property
     def clusters(self) -> int:
         """K, by the rule of `fpgwot.keysteps`."""
         return cluster_count(self.steps, self.background)

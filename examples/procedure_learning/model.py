@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,29 @@ class Embedder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = self.convolutions(x.transpose(1, 2)).transpose(1, 2)
         return F.normalize(z if self.skip is None else z + self.skip(x), dim=-1)
+
+
+class ImageEmbedder(nn.Module):
+    """A small convolutional network for each image (B, n, channels, height, width), then an `Embedder` along time.
+
+    Four layers of stride 2, the means of a 2 x 2 grid of what is left, and `hidden` numbers for each image. It starts at random:
+    there is nothing like the PCA of the input. `frames` (any number of images) give mean and sd of each channel.
+    """
+
+    def __init__(self, frames: np.ndarray, hidden: int = 64, dim: int = 32, dropout: float = 0.1) -> None:
+        super().__init__()
+        pixels = np.moveaxis(frames, -3, 0).reshape(frames.shape[-3], -1)
+        self.register_buffer("mean", torch.as_tensor(pixels.mean(1), dtype=torch.float32)[:, None, None])
+        self.register_buffer("sd", torch.as_tensor(pixels.std(1) + 1e-6, dtype=torch.float32)[:, None, None])
+        layers: list[nn.Module] = []
+        for before, after in pairwise((frames.shape[-3], 16, 32, 64, 64)):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.ReLU()]
+        self.images = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * 64, hidden))
+        self.time = Embedder(hidden, hidden, dim, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean) / self.sd
+        return self.time(self.images(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 
 
 def intra_loss(Z: Tensor, window: int = 3, margin: float = 1.0) -> Tensor:

@@ -45,7 +45,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
 
     background = None if config.background == "auto" else config.background == "yes"
     on = scored(recordings, config.frames, config.steps, background)
-    Z = embed(trained.model, on.features)
+    Z = embed(trained.model, on.inputs)
     plans = dict(zip(on.pairs, solve_plans(Batch.of(Z, on.pairs, "cosine"), PROBE), strict=True))
     np.savez(folder / "embeddings.npz", **{r.name: z for r, z in zip(on.recordings, Z, strict=True)})
     found = find_keysteps(list(Z), on.clusters, random_state=config.seed)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from config import Config
 from data import Recording
-from model import Embedder, effective_rank, inter_loss, intra_loss, plan_loss, spread, value_loss
+from model import Embedder, ImageEmbedder, effective_rank, inter_loss, intra_loss, plan_loss, spread, value_loss
 from plans import FAMILIES, Batch, Family, for_fixed_order, order_is_fixed, solve_plans, with_mass
+from torch import nn
 
 MOST_PAIRS = 300  # of recordings, a random choice where there are more
 COLLAPSED = 2.0, 0.05  # effective rank and spread below which the alarm goes off
@@ -23,7 +24,7 @@ COLLAPSED = 2.0, 0.05  # effective rank and spread below which the alarm goes of
 class Trained:
     """What training leaves behind."""
 
-    model: Embedder
+    model: nn.Module
     family: Family | None
     history: dict[str, list[float]] = field(default_factory=dict)  # one entry a logged iteration
     seconds: dict[str, float] = field(default_factory=dict)  # of the solver, and of all
@@ -44,8 +45,18 @@ def train(recordings: list[Recording], config: Config, family: Family | None = N
         chosen = np.random.default_rng(config.seed).choice(len(pairs), MOST_PAIRS, replace=False)
         pairs = [pairs[k] for k in sorted(chosen)]
     torch.manual_seed(config.seed)
-    frames = np.concatenate([r.features for r in recordings]) if config.choice("pca_start", config.data != "openpack") else None
-    model = Embedder(grid.shape[2], config.hidden, config.dim, config.dropout, frames).to(device)
+    has_images = recordings[0].images is not None
+    inputs = np.stack([r.resampled(config.grid).inputs for r in recordings]) if has_images else grid  # what the embedder sees
+    noise = config.noise * (float(inputs.std()) if has_images else 1.0)
+    model: nn.Module
+    if has_images:
+        if config.pca_start == "yes":
+            raise SystemExit("pca_start starts from features: images have none to start from")
+        model = ImageEmbedder(inputs, config.hidden, config.dim, config.dropout).to(device)
+    else:
+        use_pca = config.choice("pca_start", config.data != "openpack")
+        frames = np.concatenate([r.features for r in recordings]) if use_pca else None
+        model = Embedder(grid.shape[2], config.hidden, config.dim, config.dropout, frames).to(device)
     optimiser = torch.optim.Adam(model.parameters(), config.lr, weight_decay=1e-5)
     out, start, saved_plans = Trained(model, None), 0, None
     checkpoint = None if folder is None else folder / "checkpoint.pt"
@@ -67,17 +78,17 @@ def train(recordings: list[Recording], config: Config, family: Family | None = N
         since_own = iteration - int(config.teacher * config.iterations)  # iterations on plans of the own embedding
         if out.family is not None and since_own >= 0 and since_own % config.refresh == 0:
             solving = time.perf_counter()
-            plans = all_plans(embed(model, grid), pairs, out.family, "cosine")
+            plans = all_plans(embed(model, inputs), pairs, out.family, "cosine")
             solver_seconds += time.perf_counter() - solving
         rng = np.random.default_rng((config.seed, iteration))
         torch.manual_seed(config.seed * 1_000_003 + iteration)
         batch = rng.choice(len(pairs), config.pairs)
         at = np.sort(rng.permuted(np.tile(np.arange(config.grid), (2, config.pairs, 1)), axis=2)[..., : config.frames], axis=2)
-        first, second = (np.stack([grid[pairs[p][s]][i] for p, i in zip(batch, at[s], strict=True)]) for s in (0, 1))
+        first, second = (np.stack([inputs[pairs[p][s]][i] for p, i in zip(batch, at[s], strict=True)]) for s in (0, 1))
         x = torch.as_tensor(np.concatenate((first, second)), dtype=torch.float32, device=device)
 
         model.train()
-        Z = model(x + config.noise * torch.randn_like(x))
+        Z = model(x + noise * torch.randn_like(x))
         A, B = Z[: config.pairs], Z[config.pairs :]
         loss = config.w_intra * intra_loss(Z, config.window, config.margin)
         if plans is not None:
@@ -129,11 +140,12 @@ def all_plans(X: np.ndarray, pairs: list[tuple[int, int]], family: Family, metri
 
 
 @torch.no_grad()
-def embed(model: Embedder, X: np.ndarray) -> np.ndarray:
-    """Embedded recordings (recordings, n, dim) of X (recordings, n, d)."""
+def embed(model: nn.Module, X: np.ndarray) -> np.ndarray:
+    """Embedded recordings (recordings, n, dim) of features (recordings, n, d) or images; one at a time, as images are large."""
     model.eval()
     device = next(model.parameters()).device
-    return np.asarray(model(torch.as_tensor(X, dtype=torch.float32, device=device)).double().cpu())
+    Z = [model(torch.as_tensor(x[None], dtype=torch.float32, device=device)).double().cpu() for x in X]
+    return np.concatenate(Z)
 
 
 def settings_of(family: Family | None) -> dict[str, Any]:

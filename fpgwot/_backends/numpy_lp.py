@@ -81,7 +81,7 @@ def plan_changes(
     S = np.zeros(n * m)
     S[code] += x
     S[code0] -= x0
-    kept = np.flatnonzero(np.abs(S) > 4 * EPS * max(np.abs(x).max(), np.abs(x0).max(initial=0.0)))
+    kept = np.flatnonzero(np.abs(S) > 4 * EPS * max(np.abs(x).max(initial=0.0), np.abs(x0).max(initial=0.0)))
     return kept // m, kept % m, S[kept]
 
 

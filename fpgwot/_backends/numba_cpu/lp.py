@@ -231,7 +231,7 @@ def _changes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     i, j, d = np.empty(len(x) + len(x0), np.int64), np.empty(len(x) + len(x0), np.int64), np.empty(len(x) + len(x0))
     rows, cols = np.full(n, -1, np.int64), np.full(m, -1, np.int64)
-    drop = 4.0 * EPS * max(np.max(np.abs(x)), np.max(np.abs(x0)) if len(x0) else 0.0)
+    drop = 4.0 * EPS * max(np.max(np.abs(x)) if len(x) else 0.0, np.max(np.abs(x0)) if len(x0) else 0.0)
     a = b = t = 0
     while a < len(code) or b < len(code0):
         take = a < len(code) and (b >= len(code0) or code[a] <= code0[b])
