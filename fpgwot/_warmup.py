@@ -78,7 +78,9 @@ def _entropic(dtype: np.dtype, n: int) -> None:
     mask[0, 0] = False
     for options in ({}, {"m": 0.6}, {"m": 0.6, "mask": mask, "smoothness": 0.01}, {"tau": 0.2}):
         solve(M, C1, C2, reg=0.05, max_iter=8, on_fail="ignore", **options)  # type: ignore[arg-type]
-    solve(M, m=0.6, reg=2e-3, max_iter=20, on_fail="ignore")  # many Newton steps, and a factor
+    time = np.arange(24) / 24
+    far = np.abs(time[:, None] - time[:-1]) + 0.05 * np.random.default_rng(0).random((24, 23))
+    solve(far.astype(dtype), reg=1e-3, max_iter=20, on_fail="ignore")  # many Newton steps, and a factor
     solve(M, reg=0.05, max_iter=8, on_fail="ignore")
     solve(None, C1, C2, reg=0.05, max_iter=8, on_fail="ignore")
     solve(np.stack([M, M]), C1, C2, m=0.6, reg=0.05, max_iter=8, on_fail="ignore")

@@ -36,6 +36,12 @@ def ascend(be, x, target: float, steps: int, feasible: float = np.inf, spent: fl
     return passes, left
 
 
+def without_factor(x):
+    """A state whose Newton systems get no factor, as on a GPU: with one the reference goes another way."""
+    x.s.factor = x.s.factor[:, :0, :0]
+    return x
+
+
 def compare(x, y, tolerance: float) -> None:
     """What a caller reads afterwards: scalings, marginals, dual value, mass."""
     for b in np.flatnonzero(x.on):
@@ -54,7 +60,7 @@ def check(kind: str, dtype, be, size=parity.SIZE, target: float = 1e-10, exact: 
 
     `exact`: with the CPU's exp and log, where rounding decides nothing in float64: the same passes.
     """
-    x, y = (parity.State(kind, dtype, size=size) for _ in range(2))
+    x, y = (without_factor(parity.State(kind, dtype, size=size)) for _ in range(2))
     target, tolerance = (target, 1e-9 if exact else 1e-7) if dtype == np.float64 else (1e-4, 2e-4)
     one, two = ascend(numpy_ref, x, target, 8), ascend(be, y, target, 8)
     assert list(be.gpu._kernels) == [f"small<{'double' if dtype == np.float64 else 'float'}>"]

@@ -59,4 +59,6 @@ def test_one_and_two_threads_agree_to_the_last_digits(tmp_path):
             np.testing.assert_array_equal(T, two[name], err_msg=name)  # the same decisions on the way
         else:
             eps = np.finfo(T.dtype).eps
-            np.testing.assert_allclose(two[name], T, rtol=100 * eps, atol=10 * eps * T.max(), err_msg=name)
+            # both forms of a kernel are compiled on their own: their roundings differ, and those of f + g + h - L/reg, of up to
+            # 40, are those of an entry's logarithm
+            np.testing.assert_allclose(two[name], T, rtol=500 * eps, atol=10 * eps * T.max(), err_msg=name)

@@ -54,9 +54,7 @@ class Gpu:
         self.cp, self.xp, self.threads, self.small = cp, cp, threads, small
         self.compiled = compiled or (lambda function: function)
         self._ascend_by_passes = inner.interpreted(self, self.compiled, cg=self._cg_graph, AT_ONCE=graph.AT_ONCE)
-        self._graphs: weakref.WeakKeyDictionary[Scaling, graph.Captured] = (
-            weakref.WeakKeyDictionary()
-        )  # a solve's, while it lives
+        self._graphs: weakref.WeakKeyDictionary[Scaling, list[graph.Captured]] = weakref.WeakKeyDictionary()  # while a solve lives
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
         self._limits: dict[int, int] = {}
@@ -265,9 +263,11 @@ class Gpu:
 
     def _cg_graph(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
         """`graph.AT_ONCE` conjugate gradient steps in one launch; those beyond a problem's last return at once."""
-        captured = self._graphs.get(s)
-        if captured is None or not captured.fits(K, stop):
-            captured = self._graphs[s] = graph.Captured(self, K, s, stop)
+        known = self._graphs.setdefault(s, [])
+        captured = next((c for c in known if c.fits(K, stop)), None)
+        if captured is None:
+            captured = graph.Captured(self, K, s, stop)
+            known[:] = [captured, *known[:1]]  # the two buffers in which kernel and plan change places
         captured.launch(self.device(on, bool))
 
     # ---------------------------------------------------------------------------------------------------------- the inner solve
