@@ -34,12 +34,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+import gpu_loops  # noqa: E402
 from problems import problem_t  # noqa: E402
 
 from fpgwot import LaplaceKernel, PowerDistance, solve  # noqa: E402
 from fpgwot import __version__ as VERSION  # noqa: E402
 from fpgwot._backends import _protocol as ix  # noqa: E402
-from fpgwot._backends.cupy_gpu import Gpu, _source, backend, graph  # noqa: E402
+from fpgwot._backends.cupy_gpu import Gpu, _source, backend  # noqa: E402
 
 SIZES = {"passes": (512, 2048, 8192), "structures": (2048, 8192), "solves": (512, 2048), "copy": 2**28, "gemm": 8192}
 SIZES |= {"batch": (1000, 32), "torch": (2048, 8192), "repeats": 20}
@@ -70,24 +71,6 @@ import test_gpu_graph as graphs, test_gpu_small as small
 small.check("partial", np.float32, OnDevice(Gpu(backend().cp)), exact=False)
 graphs.check("partial", np.float32, OnDevice(Gpu(backend().cp, small=0)), exact=False)
 """
-
-
-class Counted(Gpu):
-    """The backend, which counts its launches; one of a graph is one."""
-
-    def __init__(self, cp: Any, **options: Any) -> None:
-        super().__init__(cp, **options)
-        self.launches = self.graphs = 0
-
-    def _launch(self, *args: Any, **options: Any) -> None:
-        self.launches += 1
-        super()._launch(*args, **options)
-
-    def _cg_graph(self, *args: Any) -> None:
-        before = self.launches
-        super()._cg_graph(*args)
-        self.launches = before + 1  # what was captured on the way is not launched
-        self.graphs += 1
 
 
 class Check:
@@ -288,90 +271,12 @@ class Check:
         return rows
 
     def small(self) -> list[dict[str, Any]]:
-        """Batches of small problems: an inner solve in one launch against pass by pass, then whole solves; launches counted."""
-        rows = []
-        for B, n in self.sizes["small"]:
-            for dtype in (np.float32, np.float64):
-                row: dict[str, Any] = {"problems": B, "n": n, "dtype": np.dtype(dtype).name}
-                gpu = Counted(self.cp)
-                for gpu.threads_per_line in (1, 4):  # beside the 2 of the package
-                    row[f"us_{gpu.threads_per_line}_threads_a_line"] = self.inner_solve(gpu, B, n, dtype)["us"]
-                for name, gpu in (("one_launch", Counted(self.cp)), ("passes", Counted(self.cp, small=0))):
-                    row[name] = self.inner_solve(gpu, B, n, dtype)
-                rows.append(row | {"times_faster": row["passes"]["us"] / row["one_launch"]["us"]})
-        for B, n in self.sizes["small"]:
-            M = np.stack([self.problem(n, seed)[0] for seed in range(min(B, 8))])[np.arange(B) % 8 % min(B, 8)]
-            C = np.broadcast_to(self.problem(n)[1], (B, n, n)).copy()
-            row = {"problems": B, "n": n, "whole": True}
-            for name, gpu in (("one_launch", Counted(self.cp)), ("passes", Counted(self.cp, small=0))):
-                arrays = [self.cp.asarray(x) for x in (M, C, C)]
-                solve(*arrays, m=0.8, reg=0.05, max_iter=2, on_fail="ignore", backend=gpu)
-                gpu.launches = gpu.graphs = 0
-                self.wait()
-                start = time.perf_counter()
-                res = solve(*arrays, m=0.8, reg=0.05, on_fail="ignore", backend=gpu)
-                self.wait()
-                seconds, steps = time.perf_counter() - start, int(np.max(res.n_iter))
-                row[name] = {"ms": 1e3 * seconds, "steps": steps, "launches": gpu.launches, "graphs": gpu.graphs}
-                row[name] |= {"launches_per_step": gpu.launches / steps, "converged": int(np.sum(res.converged))}
-            rows.append(row | {"times_faster": row["passes"]["ms"] / row["one_launch"]["ms"]})
-        return rows
-
-    def inner_solve(self, gpu: Counted, B: int, n: int, dtype: Any) -> dict[str, Any]:
-        """One call of `ascend` on a batch, from the same start each time: sweeps and Newton steps, no target."""
-        s, x = self.state(n, dtype, B)
-        on, spent = np.ones(B, bool), np.zeros(B)
-        start = s.cols.copy(), s.rows.copy()
-
-        def call() -> Any:
-            s.cols[...], s.rows[...] = start
-            return gpu.ascend(x["K"], s, np.full(B, -1.0), np.full(B, np.inf), 4, 1e-12, spent, on)
-
-        passes = call()
-        gpu.launches = gpu.graphs = 0
-        call()
-        launches, graphs = gpu.launches, gpu.graphs
-        us = 1e6 * self.time(call, 3)
-        return {
-            "us": us,
-            "passes": int(np.max(passes)),
-            "launches": launches,
-            "graphs": graphs,
-            "us_per_pass": us / np.max(passes),
-        }
+        """The inner solve in one launch."""
+        return gpu_loops.small(self)
 
     def graph(self) -> list[dict[str, Any]]:
-        """Ten conjugate gradient steps: by one graph with a read of the numbers, and by launches with a read after each."""
-        rows, gpu, on = [], Counted(self.cp, small=0), np.ones(1, bool)
-        for n in self.sizes["graph"]:
-            s, x = self.state(n, np.float32)
-            gpu.sweep(x["K"], s, on)
-            gpu.newton(x["K"], s, on)
-
-            def begin(s: ix.Scaling = s) -> None:
-                s.vals[:, ix.DONE] = 0.0
-
-            def captured(s: ix.Scaling = s, K: Any = x["K"]) -> None:
-                begin(s)
-                gpu._cg_graph(K, s, 0.0, on)
-                gpu.host(s.vals)
-
-            def launched(s: ix.Scaling = s, K: Any = x["K"]) -> None:
-                for _ in range(graph.AT_ONCE):
-                    begin(s)
-                    gpu.cg(K, s, 0.0, on)
-                    gpu.host(s.vals)
-
-            def idle(s: ix.Scaling = s, K: Any = x["K"]) -> None:
-                s.vals[:, ix.DONE] = 1.0
-                gpu._cg_graph(K, s, 0.0, on)
-                gpu.host(s.vals)
-
-            row: dict[str, Any] = {"n": n, "steps": graph.AT_ONCE}
-            for name, call in (("graph_us", captured), ("launches_us", launched), ("all_done_us", idle)):
-                row[name] = 1e6 * self.time(call)
-            rows.append(row | {"times_faster": row["launches_us"] / row["graph_us"]})
-        return rows
+        """The inner solve of large problems by graphs."""
+        return gpu_loops.graphs(self)
 
     def batch(self) -> dict[str, Any]:
         """Many small problems in one call."""

@@ -38,12 +38,15 @@ def test_every_part_runs(script, tmp_path, capsys):
     assert all(np.isfinite(x["us"]) for x in found["passes"] + found["structures"])
     inner, whole = ([x for x in found["small"] if ("whole" in x) == which] for which in (False, True))
     assert [x["one_launch"]["launches"] for x in inner] == [1] * 4
-    assert all(x["passes"]["launches"] > 2 * x["passes"]["passes"] > 30 and x["passes"]["graphs"] == 4 for x in inner)
+    assert all(x["passes"]["launches"] > x["passes"]["passes"] > 15 and x["passes"]["graphs"] == 6 for x in inner)
     assert all(x["one_launch"]["passes"] == x["passes"]["passes"] for x in inner if x["dtype"] == "float64")
     assert all(x[y]["converged"] == x["problems"] for x in whole for y in ("one_launch", "passes"))
-    assert all(x["one_launch"]["launches_per_step"] < 12 < x["passes"]["launches_per_step"] for x in whole)
+    assert all(1.2 * x["one_launch"]["launches_per_step"] < x["passes"]["launches_per_step"] for x in whole)
     assert all(np.isfinite(x["us_1_threads_a_line"]) for x in inner)
-    assert all(np.isfinite([x[y] for y in ("graph_us", "launches_us", "all_done_us")]).all() for x in found["graph"])
+    assert all(
+        np.isfinite([x[y] for y in ("graph_us", "launches_us", "all_done_us", "mixed_graphs_us", "mixed_launches_us")]).all()
+        for x in found["graph"]
+    )
     for row in found["solves"]:
         assert row["gpu"]["converged"]
         np.testing.assert_allclose(row["gpu"]["value"], row["numba"]["value"], rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The conjugate gradient loop of larger problems: several steps captured as one graph, stopped by a flag on the device."""
+"""The inner solve of larger problems: mixed sweeps and conjugate gradients captured as graphs, stopped by flags on the device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from emulator.standin import Standin
 from test_gpu_host import no_factor  # noqa: F401
 from test_gpu_kernels import ORDERS, REALS, OnDevice
 from test_gpu_mutations import planted
-from test_gpu_small import ascend, compare, without_factor
+from test_gpu_small import ascend, compare, hard_problems, without_factor
 
 from fpgwot import solve
 from fpgwot._backends import _protocol as ix
 from fpgwot._backends import inner, numpy_ref
 from fpgwot._backends.cupy_gpu import Gpu
-from fpgwot._backends.cupy_gpu.graph import AT_ONCE
+from fpgwot._backends.cupy_gpu.graph import AT_ONCE, MIXES, Captured, Mixed
 
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
 
@@ -76,29 +76,48 @@ def test_a_graph_stops_each_problem_at_its_last_step(order):
     np.testing.assert_allclose(y.s.cols[:2, ix.CG_X], x.s.cols[:2, ix.CG_X], rtol=1e-9, atol=1e-12)
 
 
-def test_a_solve_captures_once_reads_once_a_launch_and_keeps_nothing(sequences):
-    gpu = Gpu(Standin(), small=0)
-    traffic, x = gpu.cp._traffic, sequences(40)
-    captures, reads = [], []
-    capture, launch = gpu._cg, gpu._cg_graph
-    gpu._cg = lambda *args: (captures.append(1), capture(*args))
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("kind", "seed", "steps"), [("balanced", 5, 6), ("full_rows", 4, 8)])
+def test_mixed_points_that_fall_go_back_to_the_last_image(kind, seed, steps, order):
+    hard_problems(passes(order, 6), kind, seed, steps)
 
-    def counted(*args):
-        before = len(traffic.to_host)
-        launch(*args)
-        reads.append(len(traffic.to_host) - before)
 
-    gpu._ascend_by_passes = inner.interpreted(gpu, cg=counted, AT_ONCE=AT_ONCE)
+def test_problems_that_are_off_stay_as_they_are():
+    before, x = parity.State("partial", np.float64), parity.State("partial", np.float64)
+    ascend(passes(), x, 1e-8, 8)
+    for key, a in before.arrays().items():
+        if a.ndim >= 2:
+            np.testing.assert_array_equal(x.arrays()[key][1], a[1], err_msg=key)
+
+
+def test_a_solve_captures_once_reads_once_a_launch_and_keeps_nothing(sequences, monkeypatch):
+    gpu, x = Gpu(Standin(), small=0), sequences(40)
+    traffic, captures, cg_reads, mix_reads = gpu.cp._traffic, [], [], []
+
+    def counted(call, reads):
+        def wrapped(*args):
+            before = len(traffic.to_host), traffic.graphs
+            out = call(*args)
+            reads.append((len(traffic.to_host) - before[0], traffic.graphs - before[1]))
+            return out
+
+        return wrapped
+
+    monkeypatch.setattr(Captured, "__init__", counted(Captured.__init__, captures))
+    monkeypatch.setattr(Mixed, "run", counted(Mixed.run, mix_reads))
+    cg = counted(gpu._cg_graph, cg_reads)
+    gpu._ascend_from_newton = inner.interpreted(gpu, sweep=gpu._next_sweep, cg=cg, AT_ONCE=AT_ONCE, SWEEPS=0)
     arrays = [gpu.cp.asarray(x[k]) for k in ("M", "C1", "C2")]
     expected = solve(*(x[k] for k in ("M", "C1", "C2")), m=0.7, reg=0.01, backend="numpy")
     found = solve(*arrays, m=0.7, reg=0.01, backend=gpu)
-    assert found.n_iter > 3
-    assert traffic.graphs == len(reads) > 3
-    assert len(captures) == 2 * (AT_ONCE + 1)  # the plan and the kernel change places between two buffers
-    assert not any(reads)  # what the host reads are the numbers, once, when it asks whether to go on
+    assert captures == [(0, 0)] * 4  # the plan and the kernel change places between two buffers
+    assert set(cg_reads) == {(0, 1)}  # the read comes when the loop asks whether to go on
+    assert set(mix_reads) <= {(launches + 1, launches) for launches in (1, inner.SWEEPS // MIXES)}  # and one for the passes
+    assert len(mix_reads) == found.n_iter > 3
     assert found.n_passes == expected.n_passes
     np.testing.assert_allclose(found.plan.get(), expected.plan, atol=1e-9 * expected.plan.max())
     assert not gpu._graphs
+    assert not gpu._swept
 
 
 def test_another_matrix_is_captured_anew():
@@ -116,13 +135,20 @@ def test_another_matrix_is_captured_anew():
     assert len(gpu._graphs[s]) == 2 and first not in gpu._graphs[s]
 
 
-def test_the_loop_ends_at_its_limit():
-    assert inner.CG_STEPS % AT_ONCE == 0
+def test_the_loops_end_at_their_limits():
+    assert inner.CG_STEPS % AT_ONCE == inner.SWEEPS % MIXES == 0
 
 
-def test_the_suite_notices_a_step_beyond_the_last(monkeypatch):
-    before = "if (!on[b] || done(S, b)) return;\n  const i64 used"
-    be = planted(monkeypatch, "scaling.cu", before, before.replace(" || done(S, b)", ""))
+BEYOND = "if (!on[b] || done(S, b)) return;\n  const i64 used"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(BEYOND, BEYOND.replace(" || done(S, b)", "")), ("worse[b] = work[b] && Numbers", "worse[b] = work[b] && !Numbers")],
+    ids=["a step beyond the last", "the wrong points fall"],
+)
+def test_the_suite_notices(before, after, monkeypatch):
+    be = planted(monkeypatch, "scaling.cu", before, after)
     be.gpu.small = 0
     with pytest.raises((AssertionError, EmulationError)):
         check("partial", np.float64, be)

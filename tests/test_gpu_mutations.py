@@ -75,7 +75,7 @@ SMALL = {
         "problem.trial(a);\n      out = problem.sweep(), passes++;",
         "problem.trial(a * a);\n      out = problem.sweep(), passes++;",
     ),
-    "a decision": ("phi >= old.phi - slack", "old.phi >= phi - slack"),
+    "a decision": ("phi >= before - slack", "before >= phi - slack"),
     "the end of the rows": ("i < min(nb, i0 + groups * ix::ROWS)", "i < min(nb - 1, i0 + groups * ix::ROWS)"),
 }
 

@@ -17,7 +17,7 @@ from fpgwot._backends import numpy_ref
 from fpgwot._backends.cupy_gpu import Gpu
 
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
-FILES = ["tests/test_gpu_kernels.py", "tests/test_gpu_small.py"]
+FILES = ["tests/test_gpu_kernels.py", "tests/test_gpu_small.py", "tests/test_gpu_graph.py"]
 ONE, WIDE = np.array([[33, 40]]), np.array([[33, 130]])  # two blocks of rows; with 64 threads two warps share the columns
 # `spread` sets entries that small problems lack, it has a call of its own; `anderson` calls its kernel a dozen times
 STEPS = (
@@ -57,7 +57,9 @@ def test_no_races_no_overruns_no_undefined_behaviour(flavour, dtype):
 
 def test_the_emulated_tests_run_the_kernels(tmp_path):
     """At least 95 % of the lines, of the primitives in one type and of the structure products."""
-    chosen = "(primitives or warps or roughness or spread or power or laplace or toeplitz or inner or hard_problems)"
+    chosen = (
+        "(primitives or warps or roughness or spread or power or laplace or toeplitz or inner or hard_problems or mixed_points)"
+    )
     chosen += " and not float32 and not backward and not random"
     command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *FILES, "-k", chosen]
     done = sanitize.run("coverage", command, timeout=900, FPGWOT_EMULATOR_CACHE=str(tmp_path))

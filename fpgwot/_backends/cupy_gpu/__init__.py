@@ -18,8 +18,8 @@ import numpy as np
 from .. import inner
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from . import _source, graph
+from .structured import StructureProducts
 
-SEGMENT, TILE, WINDOW_FROM = 32, 64, 33  # of structured.cu: points of a segment, lines of a block; widest band entry by entry + 1
 KEPT = 256  # small arrays of the host that are kept on the device
 SMALL = (
     2**15
@@ -39,7 +39,7 @@ def _signature(file: str, kernel: str) -> tuple[str, ...]:
     return tuple(re.sub(r"const |\s*\w+$", "", x.strip()) for x in found[1].replace("\n", " ").split(","))
 
 
-class Gpu:
+class Gpu(StructureProducts):
     """The primitives on arrays of `cp`, which is CuPy or stands for it.
 
     `compiled` makes plain code over the numbers of each problem fast, without it that is left to the interpreter; `threads` is
@@ -53,8 +53,12 @@ class Gpu:
     def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS, small: int = SMALL) -> None:
         self.cp, self.xp, self.threads, self.small = cp, cp, threads, small
         self.compiled = compiled or (lambda function: function)
-        self._ascend_by_passes = inner.interpreted(self, self.compiled, cg=self._cg_graph, AT_ONCE=graph.AT_ONCE)
-        self._graphs: weakref.WeakKeyDictionary[Scaling, list[graph.Captured]] = weakref.WeakKeyDictionary()  # while a solve lives
+        graphs: dict[str, Any] = {"sweep": self._next_sweep, "cg": self._cg_graph, "AT_ONCE": graph.AT_ONCE, "SWEEPS": 0}
+        self._ascend_from_newton = inner.interpreted(self, self.compiled, **graphs)
+        self._graphs: weakref.WeakKeyDictionary[Scaling, list[graph.Captured]] = (
+            weakref.WeakKeyDictionary()
+        )  # while a solve lives
+        self._swept: weakref.WeakSet[Scaling] = weakref.WeakSet()
         self._kernels: dict[str, Any] = {}
         self._kept: dict[Any, Any] = {}
         self._limits: dict[int, int] = {}
@@ -214,15 +218,21 @@ class Gpu:
         self._launch("scaling.cu", name, like, (-(-m // threads), B), threads, *args)
 
     def sweep(self, K: Any, s: Scaling, on: np.ndarray) -> None:
+        self._sweep(K, s, on, self._sweep_room(K))
+
+    def _sweep_room(self, K: Any) -> Any:
+        """What the chunks of columns of a sweep add up."""
+        B, _, m = K.shape
+        return self.cp.empty((B, -(-m // self._round(m, 512 if m <= self.threads else 256)), 4))
+
+    def _sweep(self, K: Any, s: Scaling, on: Any, part_c: Any) -> None:
         B, n, m = K.shape
         blocks, state = s.part.shape[1], (s.rows, s.cols, s.vals, s.size)
         self._columns("column_factors<{real}>", K, s, *state, s.v, on, n, m)
         threads, choice = self._shape(m, K.dtype)
         rows = K, *state, s.v, s.part, s.sums, on, blocks, n, m
         self._launch("scaling.cu", "sweep_rows<{real}, {cols}, {fixed}>", K, (B * blocks,), threads, *rows, **choice)
-        threads = self._round(m, 512 if m <= self.threads else 256)
-        chunks = -(-m // threads)
-        part_c = self.cp.empty((B, chunks, 4))
+        threads, chunks = self._round(m, 512 if m <= self.threads else 256), part_c.shape[1]
         columns = s.v, s.part, s.sums, part_c, on, blocks, n, m
         self._launch("scaling.cu", "sweep_columns<{real}>", K, (chunks, B), threads, *state, *columns)
         if chunks > 1:
@@ -261,14 +271,23 @@ class Gpu:
         args = *state, s.v, s.part, s.sums, *self._fold(K, s, on, 1, folded), stop, on, blocks, n, m
         self._launch("scaling.cu", "cg_columns<{real}>", K, (B,), self._round(m + 1, 512), *args)
 
+    def _captured(self, kind: type[graph.Captured], K: Any, s: Scaling, *baked: float) -> Any:
+        """A graph of this state, made when first asked for; `baked` are the numbers that it was captured with."""
+        known = self._graphs.setdefault(s, [])
+        found = next((c for c in known if isinstance(c, kind) and c.fits(K, baked)), None)
+        if found is None:
+            found = kind(self, K, s, *baked)
+            same = [c for c in known if isinstance(c, kind)]
+            known[:] = [c for c in known if c not in same] + [found, *same[:1]]  # kernel and plan change places: two matrices
+        return found
+
+    def _play(self, captured: Any) -> None:
+        """Launch a graph on the current stream."""
+        captured.launch()
+
     def _cg_graph(self, K: Any, s: Scaling, stop: float, on: np.ndarray) -> None:
         """`graph.AT_ONCE` conjugate gradient steps in one launch; those beyond a problem's last return at once."""
-        known = self._graphs.setdefault(s, [])
-        captured = next((c for c in known if c.fits(K, stop)), None)
-        if captured is None:
-            captured = graph.Captured(self, K, s, stop)
-            known[:] = [captured, *known[:1]]  # the two buffers in which kernel and plan change places
-        captured.launch(self.device(on, bool))
+        self._captured(graph.Steps, K, s, stop).launch(self.device(on, bool))
 
     # ---------------------------------------------------------------------------------------------------------- the inner solve
 
@@ -278,7 +297,7 @@ class Gpu:
         """The loop of `inner.py`: in one launch where problems are small, else pass by pass with the host's decisions."""
         B, n, m = K.shape
         if n * m > self.small or max(n, m) > SMALL // 32:
-            return np.asarray(self._ascend_by_passes(K, s, target, feasible, steps, slack, spent, on))
+            return self._ascend_by_passes(K, s, target, feasible, steps, slack, spent, on)
         threads, size = self._round(self.threads_per_line * max(n, m), 256), K.dtype.itemsize
         shared = HEAD + 8 * (n + max(threads, m)) + size * (2 * m + n)
         in_shared = shared + size * n * m <= self._most_shared()
@@ -288,6 +307,22 @@ class Gpu:
         self._launch("small.cu", "small<{real}>", K, (B,), threads, *args, shared=shared)
         passes, spent[:] = self.host(out).T
         return passes.astype(int)
+
+    def _ascend_by_passes(self, K: Any, s: Scaling, target, feasible, steps, slack, spent, on) -> np.ndarray:  # type: ignore[no-untyped-def]
+        """The loop of a large problem: mixed sweeps by graphs that decide on the device, then the Newton steps of `inner.py`."""
+        mixed = self._captured(graph.Mixed, K, s, slack)
+        left, passes = mixed.run(K, s, np.stack(np.broadcast_arrays(target, feasible), axis=1), on)
+        if left.any():
+            self._swept.add(s)
+            passes += self._ascend_from_newton(K, s, target, feasible, steps, slack, spent, left) - left
+        return np.asarray(passes)
+
+    def _next_sweep(self, K: Any, s: Scaling, on: np.ndarray) -> None:
+        """A sweep; the first one of `inner.py` is the last of the mixed sweeps."""
+        if s in self._swept:
+            self._swept.remove(s)
+        else:
+            self.sweep(K, s, on)
 
     # ------------------------------------------------------------------------------------------------------------- vectors only
 
@@ -300,62 +335,6 @@ class Gpu:
         (B, m), n = s.v.shape, s.rows.shape[2]
         args = s.rows, s.cols, s.vals, s.size, a, on, n, m
         self._launch("columns.cu", "trial", s.v, (B,), self._round(m + 1, 256), *args)
-
-    # ------------------------------------------------------------------------------------------------------- structure products
-
-    def _scan(self, X: Any, kind: str, gaps: np.ndarray, a: float, b: float, axis: int, out: Any) -> Any:
-        """A product by running sums: the ends of all segments, the way along them, the points inside."""
-        X, Y, n, lines, segments, grid = self._lines(X, axis, out)
-        numbers = 3 if kind == "Square" else 2
-        carry = self.cp.empty((len(X), 2, numbers, segments, lines))
-        reach, rest = self.cp.empty(segments), (n, lines, segments)
-        choice: dict[str, Any] = {"kind": kind, "axis": axis}
-        file, size = "structured.cu", len(X) * lines
-        self._launch(file, "scan_segments<{real}, {kind}, {axis}>", X, grid, TILE, X, gaps, carry, reach, *rest, **choice)
-        self._launch(file, "scan_carries<{kind}>", X, (-(-size // TILE),), TILE, carry, reach, len(X), lines, segments, kind=kind)
-        self._launch(file, "scan_lines<{real}, {kind}, {axis}>", X, grid, TILE, X, gaps, carry, a, b, Y, *rest, **choice)
-        return self._done(Y, out)
-
-    def _lines(self, X: Any, axis: int, out: Any) -> tuple[Any, Any, int, int, int, tuple[int]]:
-        """X and its product's buffer, contiguous; points and number of its lines, segments of a line, grid of blocks."""
-        X = self.cp.ascontiguousarray(X)
-        Y = self.cp.empty_like(X) if out is None or not out.flags.c_contiguous else out
-        n, lines = (X.shape[2], X.shape[1]) if axis else (X.shape[1], X.shape[2])
-        segments = -(-n // SEGMENT)
-        return X, Y, n, lines, segments, (len(X) * segments * -(-lines // TILE),)
-
-    @staticmethod
-    def _done(Y: Any, out: Any) -> Any:
-        if out is not None and out is not Y:
-            out[...] = Y
-            return out
-        return Y
-
-    def power_matmul(self, X: Any, gaps: np.ndarray, power: int, scale: float, axis: int, out: Any = None) -> Any:
-        """scale |t_i - t_k|^power times X for power 1 or 2; gaps[i] = t_i - t_(i-1), gaps[0] = 0."""
-        return self._scan(X, ("Distance", "Square")[power - 1], gaps, scale, 0.0, axis, out)
-
-    def decay_matmul(self, X: Any, ratios: np.ndarray, weight: float, offset: float, axis: int, out: Any = None) -> Any:
-        """offset + weight exp(-|t_i - t_k|) times X; ratios[i] = exp(-(t_i - t_(i-1))), ratios[0] = 0."""
-        return self._scan(X, "Decay", ratios, weight, offset, axis, out)
-
-    def toeplitz_matmul(self, X: Any, weights: np.ndarray, axis: int, out: Any = None) -> Any:
-        """Symmetric Toeplitz band times X; weights[lag] for lag = 0 ... width, zero beyond."""
-        weights = np.ascontiguousarray(weights, dtype=float)
-        width, file = len(weights) - 1, "structured.cu"
-        X, Y, n, lines, segments, grid = self._lines(X, axis, out)
-        if width >= WINDOW_FROM and (weights[1:] == weights[1]).all():
-            carry, rest = self.cp.empty((len(X), 2, 1, segments, lines)), (n, lines, segments)
-            reach, gaps = self.cp.empty(segments), np.zeros(n)
-            self._launch(file, "scan_segments<{real}, Total, {axis}>", X, grid, TILE, X, gaps, carry, reach, *rest, axis=axis)
-            on, off = weights[0] - weights[1], weights[1]
-            self._launch(file, "toeplitz_window<{real}, {axis}>", X, grid, TILE, X, carry, on, off, width, Y, *rest, axis=axis)
-        else:
-            B, rows, cols = X.shape
-            threads = self._round(cols, 256)
-            grid = (B * rows * -(-cols // threads),)
-            self._launch(file, "toeplitz_band<{real}, {axis}>", X, grid, threads, X, weights, width, Y, rows, cols, axis=axis)
-        return self._done(Y, out)
 
 
 @cache

@@ -38,6 +38,8 @@ KERNELS = {
         "sweep_rows<{real}, {cols}, {fixed}>": 128,
         "sweep_columns<{real}>": 128,
         "sweep_numbers": 64,
+        "mix_begin": 40,
+        "mix_check": 40,
         "fold<{real}>": 40,
         "newton_rows<{real}>": 64,
         "newton_columns<{real}>": 128,

@@ -143,6 +143,31 @@ sweep_numbers(double* R, double* C, double* S, const i64* size, const double* pa
   finish_sweep(State(R, C, S, b, n, m), part_s + b * blocks * 3, (size[2 * b] + ix::ROWS - 1) / ix::ROWS, part_c + b * chunks * 4, chunks);
 }
 
+// ------------------------------------------------------------------------------------------------- mixed sweeps without the host
+
+// Before a mixed sweep: who is done is struck off `work` (the first one is for all), the others remember their dual. `counts` holds the
+// mixed sweeps and the passes of each problem, `given` its target and largest violation.
+__global__ void __launch_bounds__(256)
+mix_begin(const double* S, const double* given, bool* work, double* old, i64* counts, i64 problems) {
+  const i64 b = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (b >= problems || !work[b]) return;
+  const Numbers out(S + b * ix::NUMBERS);
+  if (counts[2 * b] > 0 && out.finished(given[2 * b], given[2 * b + 1])) {
+    work[b] = false;
+    return;
+  }
+  old[b] = out.phi, counts[2 * b]++, counts[2 * b + 1]++;
+}
+
+// After it: whose dual fell goes back to the last image, and is swept again.
+__global__ void __launch_bounds__(256)
+mix_check(const double* S, const bool* work, const double* old, double slack, bool* worse, i64* counts, i64 problems) {
+  const i64 b = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (b >= problems) return;
+  worse[b] = work[b] && Numbers(S + b * ix::NUMBERS).fallen(old[b], slack);
+  if (worse[b]) counts[2 * b + 1]++;
+}
+
 // --------------------------------------------------------------------------------------------------------------- Newton and cg
 
 // Sums over the blocks of rows, for newton_columns and cg_columns (`of_cg`), where there are many of them.

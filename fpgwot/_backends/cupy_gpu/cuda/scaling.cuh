@@ -70,6 +70,18 @@ __device__ void store_sweep(const State& s, double price, double mass, double re
   s.vals[ix::PHI] = price - mass, s.vals[ix::RES] = residual, s.vals[ix::VIOL] = violation, s.vals[ix::MASS] = mass;
 }
 
+// Numbers that the decisions of `inner.py` are made by, and those decisions.
+struct Numbers {
+  double phi, residual, violation;
+  __device__ Numbers(const double* vals) : phi(vals[ix::PHI]), residual(vals[ix::RES]), violation(vals[ix::VIOL]) {}
+  __device__ bool finished(double target, double feasible) const { return residual <= target && violation <= feasible; }
+  __device__ bool fallen(double before, double slack) const { return !(phi >= before - slack * abs(before)); }
+  __device__ bool refused(const Numbers& start, double gain, double slack) const {
+    const bool enough = phi >= start.phi + loop::ENOUGH * gain || abs(phi - start.phi) < slack * fmax(1.0, abs(start.phi));
+    return !(isfinite(phi) && enough);
+  }
+};
+
 // Sum over the blocks of rows of a column.
 template <typename real> __device__ __forceinline__ double column_sum(const real* part, i64 b, i64 blocks, i64 used, i64 m, i64 j) {
   double sum = 0.0;

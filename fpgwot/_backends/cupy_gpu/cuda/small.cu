@@ -2,17 +2,6 @@
 // problem, as Numba's compiled loop does it on the CPU. A decision is a number that every thread reads, so all go the same way.
 // K is copied to shared memory where it fits, else read through the caches.
 
-// Numbers that the decisions are made by.
-struct Numbers {
-  double phi, residual, violation;
-  __device__ bool finished(double target, double feasible) const { return residual <= target && violation <= feasible; }
-  __device__ bool fallen(const Numbers& old, double slack) const { return !(phi >= old.phi - slack * abs(old.phi)); }
-  __device__ bool refused(const Numbers& start, double gain, double slack) const {
-    const bool enough = phi >= start.phi + loop::ENOUGH * gain || abs(phi - start.phi) < slack * fmax(1.0, abs(start.phi));
-    return !(isfinite(phi) && enough);
-  }
-};
-
 // The primitives of the inner solve on one problem. All threads call them, and find what the others wrote when they return.
 template <typename real> struct Small {
   State s;
@@ -70,7 +59,7 @@ template <typename real> struct Small {
     const double violation = block_max(columns.violation);
     if (threadIdx.x == 0) store_sweep(s, x[0] + x[3], x[1], x[2] + x[4], x[5], violation);
     __syncthreads();
-    return {s.vals[ix::PHI], s.vals[ix::RES], s.vals[ix::VIOL]};
+    return Numbers(s.vals);
   }
   __device__ void forget() {
     if (threadIdx.x == 0) s.vals[ix::USED] = 0.0;
@@ -119,10 +108,10 @@ __device__ i64 ascend(Small<real>& problem, double target, double feasible, i64 
   problem.forget();
   for (int k = 0; k < loop::SWEEPS; k++) {
     if (k > 0 && out.finished(target, feasible)) return passes;
-    const Numbers old = out;
+    const double before = out.phi;
     problem.anderson(false);
     out = problem.sweep(), passes++;
-    if (out.fallen(old, slack)) {  // the mixed point is below the last image: take that one
+    if (out.fallen(before, slack)) {  // the mixed point is below the last image: take that one
       problem.anderson(true);
       out = problem.sweep(), passes++;
     }
