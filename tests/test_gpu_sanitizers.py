@@ -57,7 +57,9 @@ def test_no_races_no_overruns_no_undefined_behaviour(flavour, dtype):
 
 def test_the_emulated_tests_run_the_kernels(tmp_path):
     """At least 95 % of the lines, of the primitives in one type and of the structure products."""
-    chosen = "(primitives or warps or roughness or spread or power or laplace or toeplitz or inner or hard_problems or mixed_points)"
+    chosen = (
+        "(primitives or warps or roughness or spread or power or laplace or toeplitz or inner or hard_problems or mixed_points)"
+    )
     chosen += " and not float32 and not backward and not random"
     command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *FILES, "-k", chosen]
     done = sanitize.run("coverage", command, timeout=900, FPGWOT_EMULATOR_CACHE=str(tmp_path))
