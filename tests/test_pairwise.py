@@ -24,11 +24,17 @@ def items(rng):
     return [rng.standard_normal((n, 4)) for n in (12, 9, 10, 6, 15, 7, 8, 11, 9)]
 
 
-def assert_same(a, b):
-    for name in ("pairs", "value", "mass", "converged"):
+def assert_same(a, b, rounding=0.0):
+    """Bit by bit; or to `rounding`, where one side ran the threaded kernels, which are compiled on their own."""
+    for name in ("pairs", "converged"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    for name in ("value", "mass"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=rounding)
     for i, j in a.pairs:
-        np.testing.assert_array_equal(a.plan(i, j), b.plan(i, j))
+        np.testing.assert_allclose(a.plan(i, j), b.plan(i, j), rtol=rounding, atol=rounding * b.plan(i, j).max())
+
+
+THREADED = 1e-13
 
 
 def test_features_are_align(items):
@@ -66,17 +72,19 @@ def test_structures_weights_and_both(rng):
 def test_two_workers_and_one(items):
     one = pairwise(items, **OPTIONS, plans=True)
     two = pairwise(items, **OPTIONS, plans=True, n_jobs=2)
-    assert_same(one, two)
+    assert_same(one, two, THREADED)
+    assert_same(pairwise(items, **OPTIONS, plans=True, n_jobs=3), two)
     joblib = pytest.importorskip("joblib")
     with joblib.parallel_config(backend="threading", n_jobs=2):
-        assert_same(one, pairwise(items, **OPTIONS, plans=True))
+        assert_same(pairwise(items, **OPTIONS, plans=True), two)
 
 
 def test_random_starts_do_not_depend_on_the_workers(items):
     options = OPTIONS | {"n_init": 6, "random_state": 3}
     one = pairwise(items[:5], **options)
     two = pairwise(items[:5], **options, n_jobs=2)
-    np.testing.assert_array_equal(one.value, two.value)
+    np.testing.assert_allclose(one.value, two.value, rtol=THREADED)
+    np.testing.assert_array_equal(pairwise(items[:5], **options, n_jobs=3).value, two.value)
 
 
 def test_a_dask_cluster_of_two_processes(items):
@@ -85,7 +93,7 @@ def test_a_dask_cluster_of_two_processes(items):
     one = pairwise(items, **OPTIONS, plans=True)
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
-        assert_same(one, pairwise(items, **OPTIONS, plans=True))
+        assert_same(one, pairwise(items, **OPTIONS, plans=True), THREADED)
 
 
 def test_batches_hold_pairs_of_like_size_and_every_pair_once():
