@@ -143,10 +143,10 @@ def test_a_batch_of_unequal_problems(gpu):
     for n, k in [(9, 20), (31, 33), (40, 32), (17, 1), (64, 50)]:
         C1, C2 = (abs(np.subtract.outer(np.arange(x), np.arange(x))) / x for x in (n, k))
         problems.append({"M": rng.random((n, k)), "C1": C1, "C2": C2, "p": rng.dirichlet(np.ones(n))})
-    expected = solve_batch(problems, m=0.7, reg=0.05)
-    found = solve_batch([{k: cp.asarray(x) for k, x in one.items()} for one in problems], m=0.7, reg=0.05, backend=gpu)
+    expected = solve_batch(problems, m=0.7, reg=0.05, tol=1e-11)
+    found = solve_batch([{k: cp.asarray(x) for k, x in one.items()} for one in problems], m=0.7, reg=0.05, tol=1e-11, backend=gpu)
     for one, two in zip(expected, found, strict=True):
-        agree(one, two)
+        agree(one, two, same_steps=False)  # rounding decides which of many steps is the last
 
 
 def test_numpy_arrays_go_to_the_gpu_and_back_where_that_is_asked_for(gpu, problem):
