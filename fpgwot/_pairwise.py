@@ -138,9 +138,8 @@ def pairwise(
 
     Notes
     -----
-    Batches depend on the sizes of the items only, so results do not depend on the number of workers (beyond `tol`: kernels
-    compiled in another process may round differently). Each worker uses one thread for its kernels where there are several.
-    An interrupt ends the workers and comes through as KeyboardInterrupt.
+    Batches depend on the sizes of the items only, so results do not depend on the number of workers. Each worker uses one thread
+    for its kernels where there are several. An interrupt ends the workers and comes through as KeyboardInterrupt.
 
     Examples
     --------

@@ -54,8 +54,12 @@ def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A helper of kernels, or a kernel without a parallel form."""
-    return _compile(function)
+    """A helper of kernels, or a kernel without a parallel form.
+
+    Helpers are inlined without asking. Else each kernel carries a copy that was optimised with it, and the loader takes whichever
+    copy came first: then a kernel compiled in this process and the same one out of the cache round differently.
+    """
+    return _compile(function, forceinline=True)
 
 
 @contextlib.contextmanager
