@@ -42,7 +42,7 @@ KERNELS = {
         "mix_check": 40,
         "fold<{real}>": 40,
         "newton_rows<{real}>": 64,
-        "newton_columns<{real}>": 128,
+        "newton_columns<{real}>": 96,
         "direction_factors<{real}>": 40,
         "cg_rows<{real}, {cols}, {fixed}>": 128,
         "cg_columns<{real}>": 128,

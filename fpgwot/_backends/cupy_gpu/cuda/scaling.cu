@@ -217,7 +217,7 @@ newton_rows(const real* K, double* R, double* C, double* S, const i64* size, con
 
 // The Newton system; one thread block a problem. `folded` holds the column sums where `is_folded`, else they are made from `part`.
 template <typename real>
-__global__ void __launch_bounds__(256, 1)
+__global__ void __launch_bounds__(256, 3)
 newton_columns(double* R, double* C, double* S, const i64* size, const real* part, const double* part_s, const double* folded,
                i64 is_folded, const bool* on, i64 blocks, i64 n, i64 m) {
   const i64 b = blockIdx.x;
