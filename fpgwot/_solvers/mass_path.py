@@ -25,7 +25,7 @@ from ._loop import Watch
 from ._outcome import Outcome
 
 POINTS = 20  # masses on the path: 1/20, 2/20, ... of the largest
-# One outer step for each mass, the cost linearised at the plan before it: the path costs 1.5 to 5 cold solves. Fifteen steps
+# One outer step for each mass, the cost linearised at the plan before it: the path costs 1.5 to 6 cold solves. Fifteen steps
 # gave the same choices, and prices that differ by 1 % of their range, at four times the cost.
 ENTROPIC_TOL, ENTROPIC_STEPS = 1e-2, 1
 EXACT_TOL, EXACT_STEPS = 1e-2, 15
