@@ -20,7 +20,8 @@ from numba import get_num_threads, njit, set_num_threads
 
 from ..inner import bound
 
-FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # not "nnan"/"ninf": infinite caps and prices are meant
+# not "nnan", "ninf": infinite caps and prices are meant; not "reassoc": `elementary.add` says which sums may be reordered
+FASTMATH = {"nsz", "arcp", "contract", "afn"}
 
 _entered = threading.Lock()
 _forked = False

@@ -10,6 +10,7 @@ from numba import prange
 
 from .. import _protocol as ix
 from ._jit import jit, kernel
+from .elementary import add
 from .scaling import _add4, _dots4
 
 
@@ -63,7 +64,7 @@ def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # t
             for i2 in range(i + 1):
                 dot = 0.0
                 for j in range(m + 1):
-                    dot += (D[k, j] - D[i, j]) * (D[k, j] - D[i2, j])
+                    dot = add(dot, (D[k, j] - D[i, j]) * (D[k, j] - D[i2, j]))
                 A[i, i2] = A[i2, i] = dot
         trace = 0.0
         for i in range(k):
@@ -94,7 +95,7 @@ def _precondition(C, S, factor, b, m, z):  # type: ignore[no-untyped-def]
     for i in range(m + 1):
         dot = 0.0
         for j in range(i):
-            dot += factor[b, i, j] * z[j]
+            dot = add(dot, factor[b, i, j] * z[j])
         z[i] = (r[i] - dot) / factor[b, i, i]
     for i in range(m, -1, -1):
         z[i] /= factor[b, i, i]

@@ -11,6 +11,7 @@ import numpy as np
 from numba import prange
 
 from ._jit import jit, kernel
+from .elementary import add
 
 FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29
 EPS = float(np.finfo(np.float64).eps)
@@ -216,7 +217,7 @@ def _pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A:
     for t in range(len(code)):
         i = code[t] // m
         j = code[t] - i * m
-        y += x[t] * (s1[i] + s2[j] + kappa * A[i, j])
+        y = add(y, x[t] * (s1[i] + s2[j] + kappa * A[i, j]))
     return y
 
 
@@ -322,7 +323,7 @@ def _square_matvec(C: np.ndarray, x: np.ndarray) -> np.ndarray:
     for i in range(len(C)):
         c, t = C[i], 0.0
         for k in range(len(x)):
-            t += c[k] * c[k] * x[k]
+            t = add(t, c[k] * c[k] * x[k])
         y[i] = t
     return y
 
@@ -340,9 +341,12 @@ def _plan_energy(i: np.ndarray, j: np.ndarray, x: np.ndarray, C1: np.ndarray, C2
         c1, c2, y = C1[i[a]], C2[j[a]], 0.0
         for b in range(k):
             e = c1[i[b]] - c2[j[b]]
-            y += x[b] * (e * e)
+            y = add(y, x[b] * (e * e))
         part[a] = y * x[a]
-    return part.sum()
+    energy = 0.0  # not part.sum(): Numba makes that a parallel sum, whose order depends on the threads
+    for a in range(k):
+        energy += part[a]
+    return energy
 
 
 def plan_energy(i: np.ndarray, j: np.ndarray, x: np.ndarray, C1: np.ndarray, C2: np.ndarray) -> float:

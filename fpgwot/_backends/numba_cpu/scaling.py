@@ -12,7 +12,7 @@ from numba import prange
 
 from .. import _protocol as ix
 from ._jit import jit, kernel
-from .elementary import exp, log
+from .elementary import add, exp, log
 
 NARROW = 256  # columns up to which 32 rows stay in the fastest cache
 
@@ -36,7 +36,7 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
             a, t = A[b, i], T[b, i]
             lin = bia = cross = 0.0
             for j in range(mb):
-                cross += a[j] * t[j]
+                cross = add(cross, a[j] * t[j])
             ri = r[b, i]
             for j in range(mb):
                 a[j] = real(ri + c[b, j]) - kq_w * a[j]
@@ -44,12 +44,12 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
                 x = M[b % M.shape[0], i]
                 for j in range(mb):
                     a[j] += kl_w * x[j]
-                    lin += x[j] * t[j]
+                    lin = add(lin, x[j] * t[j])
             if bias is not None:
                 z = bias[b % bias.shape[0], i]
                 for j in range(mb):
                     a[j] += z[j]
-                    bia += z[j] * t[j]
+                    bia = add(bia, z[j] * t[j])
             s = part[b, block]
             s[ix.LIN] += lin
             s[ix.BIAS] += bia
@@ -57,7 +57,7 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
             if first[b]:  # there is no T0 yet
                 ent = 0.0
                 for j in range(mb):
-                    ent += t[j] * log(t[j]) if t[j] > 0 else real(0)
+                    ent = add(ent, t[j] * log(t[j]) if t[j] > 0 else real(0))
                 s[ix.ENT] += ent
                 continue
             ell, t0 = L[b, i], T0[b, i]
@@ -68,11 +68,11 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
                 lt = pot - ie * ell[j]  # log of the plan, from the cost that made it
                 d = t[j] - t0[j]
                 dl = lt - log(t0[j])
-                ent += t[j] * lt if t[j] > 0 else real(0)
-                fixed += abs(exp(min(pot - ie * a[j], real(50))) - t[j])
-                bend += (a[j] - ell[j]) * d
-                breg += d * dl if d != 0 else real(0)
-                kl += (t[j] - t0[j] - t0[j] * dl) if t0[j] > 0 else t[j]
+                ent = add(ent, t[j] * lt if t[j] > 0 else real(0))
+                fixed = add(fixed, abs(exp(min(pot - ie * a[j], real(50))) - t[j]))
+                bend = add(bend, (a[j] - ell[j]) * d)
+                breg = add(breg, d * dl if d != 0 else real(0))
+                kl = add(kl, (t[j] - t0[j] - t0[j] * dl) if t0[j] > 0 else t[j])
             s[ix.ENT] += ent
             s[ix.FIXED] += fixed
             s[ix.BEND] += bend
@@ -142,10 +142,12 @@ def roughness(T, G, weight, size, on, part, out):  # type: ignore[no-untyped-def
             for j in range(mb):
                 d = real(4) * t[j] - above[j] - below[j] - t[max(j - 1, 0)] - t[min(j + 1, mb - 1)]
                 g[j] += w * d
-                total += d * t[j]
+                total = add(total, d * t[j])
         part[b, block] = total
     for b in range(B):
-        out[b] = part[b].sum()
+        out[b] = 0.0  # not part[b].sum(): Numba makes that a parallel sum, whose order depends on the threads
+        for block in range(blocks):
+            out[b] += part[b, block]
 
 
 @kernel
@@ -247,7 +249,7 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # typ
             for j in range(mb):
                 x = exp(t[j] - top)
                 t[j] = x
-                total += x
+                total = add(total, x)
             change = _row_update(R[b, ix.LOG_P, i], top + np.log(total), R[b, ix.F, i], rho, S[b, ix.CAP1])
             scale = real(np.exp(min(change + top, ix.DRIFT)))
             for j in range(mb):
@@ -272,10 +274,10 @@ def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
         for j0 in range(0, mb, 1024):
             s0 = s1 = s2 = s3 = K.dtype.type(0)
             for j in range(j0, min(j0 + 1024, mb)):
-                s0 += K[b, i, j] * v[j]
-                s1 += K[b, i + 1, j] * v[j]
-                s2 += K[b, i + 2, j] * v[j]
-                s3 += K[b, i + 3, j] * v[j]
+                s0 = add(s0, K[b, i, j] * v[j])
+                s1 = add(s1, K[b, i + 1, j] * v[j])
+                s2 = add(s2, K[b, i + 2, j] * v[j])
+                s3 = add(s3, K[b, i + 3, j] * v[j])
             d0 += s0
             d1 += s1
             d2 += s2
@@ -287,7 +289,7 @@ def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
             for j0 in range(0, mb, 1024):
                 s0 = K.dtype.type(0)
                 for j in range(j0, min(j0 + 1024, mb)):
-                    s0 += K[b, k, j] * v[j]
+                    s0 = add(s0, K[b, k, j] * v[j])
                 d0 += s0
             sums[at + k - i] = d0
 

@@ -20,6 +20,7 @@ import numpy as np
 from numba import prange
 
 from ._jit import jit, kernel
+from .elementary import add
 from .lp import EPS, FORBIDDEN_FROM, ROWS, WORTH, lp_candidates, lp_reduce
 
 DENSE_UP_TO = 400_000  # pairs up to which choosing arcs takes longer than it saves
@@ -271,7 +272,7 @@ def _repair(
         while True:
             u, s, j = pi[i], 0.0, -1
             for t in range(m):
-                s += min(g[t] - v[t] - u, 0.0)
+                s = add(s, min(g[t] - v[t] - u, 0.0))
             if s < limit:
                 s, j = _nearest(g, v, m)
                 s -= u
@@ -298,10 +299,10 @@ def _flags(G: np.ndarray, pi: np.ndarray, rows: int, corner: bool, limit: float,
             if i < n:
                 g = G[i]
                 for t in range(m):
-                    s += min(g[t] - v[t] - u, 0.0)
+                    s = add(s, min(g[t] - v[t] - u, 0.0))
             else:
                 for t in range(m):
-                    s += min(-v[t] - u, 0.0)
+                    s = add(s, min(-v[t] - u, 0.0))
             if cols > m and (i < n or corner):
                 s += min(-v[m] - u, 0.0)
             flagged[i] = s < limit
