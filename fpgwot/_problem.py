@@ -174,6 +174,13 @@ class Problem:
             r = r - xp.asarray(2 * self.price)[:, None]
         return host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, -kappa / 4, first, on)), along, rough
 
+    def constant_gradient(self, T: Any, s: Scaling, on: Any) -> Any:
+        """Gradient at the plan 0. The gradient is affine in the plan: at ratio T it is ratio G(T) + (1 - ratio) G(0)."""
+        r = self.r if self.price is None else self.r - self.be.xp.asarray(2 * self.price)[:, None]
+        G = self.be.xp.zeros_like(T)
+        self.be.gradient(G, self.M, self.bias, T, T, T, s, r, self.c, self.wl, -self.weight_of_cross / 4, on, on)
+        return G
+
 
 def _cross(be: Any, C1: Structure, C2: Structure, T: Any, out: Any, work: Any) -> None:
     C1.matmul(be, T, out=work)

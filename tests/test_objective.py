@@ -7,7 +7,7 @@ import pytest
 
 from fpgwot import audit, presets, solve, temporal
 from fpgwot._backends import numba_cpu, numpy_ref
-from fpgwot._solvers import control, mass_path
+from fpgwot._solvers import control, entropic, mass_path
 from fpgwot.datasets import STATISTICS, make_procedures
 from fpgwot.result import two_levels
 
@@ -134,6 +134,38 @@ def test_auto_mass_finds_the_background(sequences, reg):
     slope = np.diff(path.values) / np.diff(path.masses)
     middle = (path.prices[1:] + path.prices[:-1]) / 2
     assert np.max(np.abs(slope - middle)[1:-1]) < 0.15 * np.ptp(path.prices)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_gradient_is_affine_in_the_plan(pair, dtype, rng, monkeypatch):
+    """What each step of the mass path starts from, with every term that has a constant part."""
+    M, C1, C2 = pair
+    caught = []
+    solver = entropic.solve
+    monkeypatch.setattr(entropic, "solve", lambda problem, *a, **k: caught.append(problem) or solver(problem, *a, **k))
+    allowed = np.abs(np.subtract.outer(np.arange(24), np.arange(20))) < 15
+    reference = rng.random(M.shape) + 0.1
+    arrays = [x.astype(dtype) for x in (M, C1, C2)]
+    solve(*arrays, alpha=0.4, reg=0.1, m=0.6, smoothness=0.2, reference=reference, mask=allowed)
+    problem, at = caught[0], [0.3, 0.9]
+    s, on, grads = problem.allocate(), np.ones(1, bool), []
+    T = np.where(allowed, rng.random(M.shape), 0.0)[None]
+    T /= T.sum()
+    for plan in (np.asarray(mass * T, dtype) for mass in at):
+        mu, nu, G, work = plan.sum(2, dtype=float), plan.sum(1, dtype=float), np.empty_like(plan), np.empty_like(plan)
+        problem.gradient(plan, mu, nu, mu, nu, G, work, plan, work, s, on, on)
+        grads.append(G)
+    ratio = at[1] / at[0]
+    expected = ratio * grads[0] + (1 - ratio) * problem.constant_gradient(plan, s, on)
+    np.testing.assert_allclose(grads[1][:, allowed], expected[:, allowed], rtol=1e-12 if dtype == np.float64 else 1e-5)
+
+
+def test_auto_mass_costs_one_gradient_for_each_mass(sequences):
+    x = sequences(60)
+    cold = solve(x["M"], x["C1"], x["C2"], alpha=0.3, reg=0.02, m=0.7)
+    path = solve(x["M"], x["C1"], x["C2"], alpha=0.3, reg=0.02, m="auto").mass_path
+    assert path.n_gradients <= 19 + cold.n_gradients
+    assert path.n_passes <= 6 * cold.n_passes
 
 
 def test_choose_says_when_the_criteria_disagree():

@@ -35,9 +35,8 @@ from ..result import Status
 from . import control
 from ._loop import Watch
 from ._outcome import Outcome
-from .control import BETA, EPS, OBJECTIVE, OUTER, STATION
+from .control import BETA, EPS, OBJECTIVE, STATION
 
-NEIGHBOUR = 0.3  # outer residual to expect, per unit of mass, where the start is the solution of a neighbouring problem
 NEWTON_STEPS = 8  # of an outer step; three times as many for the first
 
 
@@ -49,15 +48,12 @@ def solve(
     max_iter: int,
     watch: Watch,
     anneal: np.ndarray | bool = True,
-    potentials: tuple[Any, Any, Any] | None = None,
     is_final: bool = False,
 ) -> Outcome:
     """Minimise the entropic objective of `problem` from the plan T, whose buffer is used; None is the product plan.
 
     `anneal` False keeps to the basin of T. `is_final`: a caller sees the plan, so the last step, converged or not, meets the
     marginals as far as it can.
-
-    `potentials` (f, g, h), in units of the cost, are those of a neighbouring problem, where T comes from one.
 
     Cost of an outer step: one gradient (the structure products) and a few dozen reads of the n x m kernel.
     """
@@ -78,12 +74,7 @@ def solve(
     facts, terms = control.facts(problem), np.zeros((B, 4))
     c = control.numbers(np.where(anneal, control.annealing_start(host(be.spread(G, s)), problem.eps), problem.eps))
     s.eps[:] = xp.asarray(c[:, EPS])
-    if potentials is None:
-        _start_mass(be, G, s, on)
-    else:
-        ieps = 1 / s.eps
-        s.f[:], s.g[:], s.h[:] = potentials[0] * ieps[:, None], potentials[1] * ieps[:, None], potentials[2] * ieps
-        c[:, OUTER] = NEIGHBOUR
+    _start_mass(be, G, s, on)
     rules.begin(c, facts, terms, sums, along, rough, *kind)
     history = []
 

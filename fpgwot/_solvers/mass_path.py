@@ -12,23 +12,26 @@ be fitted to any curve: where they explain little more of the prices than of an 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from .._backends._protocol import LACK, Scaling
 from .._problem import Problem
 from ..marginals import fixed_mass
 from ..result import two_levels
-from . import entropic, exact
+from . import control, entropic, exact
 from ._loop import Watch
 from ._outcome import Outcome
 
 POINTS = 20  # masses on the path: 1/20, 2/20, ... of the largest
-# One outer step for each mass, the cost linearised at the plan before it: the path costs 1.5 to 6 cold solves. Fifteen steps
-# gave the same choices, and prices that differ by 1 % of their range, at four times the cost.
-ENTROPIC_TOL, ENTROPIC_STEPS = 1e-2, 1
-EXACT_TOL, EXACT_STEPS = 1e-2, 15
+# After the first mass one outer step each, the cost linearised at the plan before it, scaled. Fifteen steps gave the same
+# choices, and prices that differ by 1 % of their range, at many times the cost.
+ENTROPIC_TOL, EXACT_TOL, EXACT_STEPS = 1e-2, 1e-2, 15
+INNER = 0.01  # residual of a step's marginals, per unit of mass
+NEWTON_STEPS = 24
 
 
 def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
@@ -41,44 +44,72 @@ def with_mass(problem: Problem, mass: np.ndarray) -> Problem:
 
 
 def trace(problem: Problem, name: str, points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-    """Masses (points, B), least objective found and price of mass at each, and the outcomes' work per problem."""
+    """Masses (points, B), least objective found and price of mass at each, and the reads and gradients per problem."""
     host = problem.be.host
     largest = np.minimum(host(problem.p.sum(1)), host(problem.q.sum(1)))
     grid = largest[None] * (np.arange(1, points + 1) / points)[:, None]
     values, prices, work = np.zeros(grid.shape), np.zeros(grid.shape), np.zeros((2, len(largest)), int)
-    out: Outcome | None = None
-    for k in reversed(range(points)):  # downwards: a plan that is scaled down stays feasible
-        out = step(with_mass(problem, grid[k]), name, out, grid[k])
-        # the history corrects F for what the marginals still lack: that matters at this accuracy
-        plain = np.sum(list(out.terms.values()), axis=0)
-        values[k] = [h[-1, 0] if len(h) else F for h, F in zip(out.history, plain, strict=True)]
-        prices[k] = host(out.potentials[2])
-        work += out.n_passes, out.n_gradients
+    steps = (_entropic if name == "entropic" else _exact)(problem, grid[::-1])  # downwards: a plan scaled down stays feasible
+    for k, (value, price, passes, gradients) in zip(reversed(range(points)), steps, strict=True):
+        values[k], prices[k] = value, price
+        work += passes, gradients
     # at the last mass a side is used up, and the price of mass is not a multiplier of its own any more
     prices[-1] = (values[-1] - values[-2]) / (grid[-1] - grid[-2])
     return grid, values, prices, work
 
 
-def step(problem: Problem, name: str, before: Outcome | None, mass: np.ndarray) -> Outcome:
-    """Solve at one mass, from the solution at another where there is one."""
-    if name != "entropic":
-        start = None if before is None else before.plan * (mass / before.plan.sum((1, 2)))[:, None, None]
-        return exact.solve(problem, [start], tol=EXACT_TOL, max_iter=EXACT_STEPS, watch=Watch())
-    if before is None:
-        return entropic.solve(problem, None, tol=ENTROPIC_TOL, max_iter=100, watch=Watch())
-    xp = problem.be.xp
-    ratio = mass / problem.be.host(before.plan.sum((1, 2), dtype=float))
-    f, g, h = _capped(problem, *before.potentials)
-    T = before.plan * xp.asarray(ratio.astype(before.plan.dtype))[:, None, None]
-    warm = f, g, h + xp.asarray(problem.eps * np.log(ratio))
-    return entropic.solve(problem, T, tol=ENTROPIC_TOL, max_iter=ENTROPIC_STEPS, watch=Watch(), anneal=False, potentials=warm)
+def _record(out: Outcome, host: Any) -> tuple[Any, ...]:
+    # the history corrects F for what the marginals still lack: that matters at this accuracy
+    plain = np.sum(list(out.terms.values()), axis=0)
+    values = np.array([h[-1, 0] if len(h) else F for h, F in zip(out.history, plain, strict=True)])
+    return values, host(out.potentials[2]), out.n_passes, out.n_gradients
 
 
-def _capped(problem: Problem, f: Any, g: Any, h: Any) -> tuple[Any, Any, Any]:
+def _exact(problem: Problem, masses: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Objective, price, reads and gradients at each mass by the exact solver."""
+    plan = None
+    for mass in masses:
+        start = None if plan is None else plan * (mass / plan.sum((1, 2)))[:, None, None]
+        out = exact.solve(with_mass(problem, mass), [start], tol=EXACT_TOL, max_iter=EXACT_STEPS, watch=Watch())
+        yield _record(out, problem.be.host)
+        plan = out.plan
+
+
+def _entropic(problem: Problem, masses: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """The same by the entropic solver: a solve at the largest mass, then one step for each, with one gradient."""
+    be, xp, host = problem.be, problem.be.xp, problem.be.host
+    out = entropic.solve(with_mass(problem, masses[0]), None, tol=ENTROPIC_TOL, max_iter=100, watch=Watch())
+    yield _record(out, host)
+
+    below = with_mass(problem, masses[1])
+    s, on, B = below.allocate(), np.ones(len(masses[0]), bool), len(masses[0])
+    _start(below, s, *out.potentials)
+    G, T = out.gradient, out.plan
+    G0, work = below.constant_gradient(T, s, on), xp.zeros_like(T)
+    spent, fresh = np.zeros(B), np.zeros(B, bool)
+    facts, terms, c = control.facts(below), np.zeros((B, 4)), control.numbers(problem.eps)
+    kind, rules = (problem.loss != "product", problem.is_quadratic), control.rules(be)
+    before = host(T.sum((1, 2), dtype=float))
+    for mass in masses[1:]:
+        ratio = mass / before
+        s.mass[:] = xp.asarray(mass)
+        s.h[:] += xp.asarray(np.log(ratio))
+        be.kernel(G, G0, T, work, s, 1 - ratio, fresh, on)  # from the gradient at ratio T
+        passes = be.ascend(T, s, INNER * mass, np.full(B, np.inf), NEWTON_STEPS, 1e-12, spent, on)
+        be.plan(T, s, on)
+        mu, nu = s.row.copy(), s.col.copy()
+        before = host(mu.sum(1))
+        sums, along, rough = below.gradient(T, mu, nu, mu, nu, G, work, work, work, s, on, on)
+        rules.begin(c, facts, terms, sums, along, rough, *kind)
+        yield c[:, control.OBJECTIVE] + problem.eps * along[:, LACK], host(s.h) * problem.eps, passes, np.ones(B, int)
+
+
+def _start(problem: Problem, s: Scaling, f: Any, g: Any, h: Any) -> None:
     """The same sums f + g + h with f, g <= 0, largest 0: a used-up side puts no bound on its potential, nor meaning in h."""
-    xp = problem.be.xp
+    xp, eps = problem.be.xp, problem.be.xp.asarray(problem.eps)
     top_f, top_g = (xp.where(w > 0, x, -np.inf).max(1) for w, x in ((problem.p, f), (problem.q, g)))
-    return f - top_f[:, None], g - top_g[:, None], h + top_f + top_g
+    s.f[:], s.g[:] = (f - top_f[:, None]) / eps[:, None], (g - top_g[:, None]) / eps[:, None]
+    s.h[:] = (h + top_f + top_g) / eps
 
 
 def choose(grid: np.ndarray, values: np.ndarray, prices: np.ndarray) -> tuple[float, float]:
