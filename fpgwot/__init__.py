@@ -12,15 +12,16 @@ from ._version import __version__
 if TYPE_CHECKING:
     from ._accelerate import accelerate
     from ._audit import Audit, audit
+    from ._batch import solve_batch
     from ._pairwise import Pairwise, pairwise
     from ._warmup import warmup
-    from .api import align, solve, solve_batch
+    from .api import align, solve
     from .result import ConvergenceError, ConvergenceWarning, Residuals, Result, Status
     from .structure import Dense, LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, as_structure
 
 _HOME = {
     "solve": "api",
-    "solve_batch": "api",
+    "solve_batch": "_batch",
     "align": "api",
     "accelerate": "_accelerate",
     "audit": "_audit",

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from . import _dispatch
-from .api import solve, solve_batch
+from ._batch import solve_batch
+from .api import solve
 from .result import ConvergenceError, ConvergenceWarning, Result
 from .structure import LaplaceKernel, PowerDistance
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import _dispatch
-from ._backends._protocol import FORBIDDEN_FROM
-from ._finish import complain, doubt, result_of, trimmed
-from ._solvers import entropic, exact, exact_kl, mass_path
+from ._feasible import check_feasible
+from ._finish import complain, doubt, result_of
+from ._solvers import mass_path
 from ._solvers._loop import Progress, Watch
-from ._solvers._outcome import Outcome
-from ._solvers.starts import starting_plans
+from ._solvers.run import run
 from ._validate import Prepared, make_problem
 from .result import MassPath, Result
 from .structure import LaplaceKernel, PowerDistance, Structure
@@ -169,112 +168,20 @@ def solve(
         tv=tv, sink=sink, smoothness=smoothness,
     )  # fmt: skip
     if mask is not None or prep.problem.bias is not None:
-        _check_feasible(prep)
+        check_feasible(prep)
     name = _method(method, prep)
     watch = Watch(callback, verbose, prep.is_batch)
     limits = {"tol": tol, "max_iter": max_iter}
     path = None
     if isinstance(m, str):
         prep, path = _choose_mass(prep, name)
-    out, starts = _run(prep, name, init, n_init, random_state, limits, watch)
+    out, starts = run(prep, name, init, n_init, random_state, limits, watch)
     result = result_of(prep, out, name, device, give, starts, random_state)
     if path is not None:
         result = replace(result, mass_path=path if prep.is_batch else path[0])
         doubt(path, on_fail)
     complain(result, on_fail)
     return result
-
-
-@_dispatch.on_callers_stream
-def solve_batch(
-    problems: Sequence[dict[str, Any]],
-    *,
-    alpha: Any = None,
-    loss: str = "square",
-    m: Any = None,
-    tau: Any = None,
-    tv: Any = None,
-    sink: Any = None,
-    reg: Any = 0.0,
-    reg_rel: Any = None,
-    smoothness: Any = 0.0,
-    normalize: str | None = None,
-    method: str = "auto",
-    init: str | None = None,
-    n_init: int = 1,
-    random_state: Any = None,
-    tol: float | None = None,
-    max_iter: int | None = None,
-    backend: str = "auto",
-    callback: Callable[[Progress], Any] | None = None,
-    verbose: bool = False,
-    on_fail: str = "warn",
-) -> list[Result]:
-    """Solve problems of unequal sizes together; one `Result` for each.
-
-    Parameters
-    ----------
-    problems : sequence of dicts
-        The arguments M, C1, C2, p, q, mask of `solve` for each problem, and m, alpha, reg, reg_rel where they differ.
-    alpha, loss, m, ..., on_fail
-        As in `solve`, the same for all problems.
-
-    Notes
-    -----
-    Shorter problems are padded with points of weight 0, which the kernels skip. All outer steps run in lockstep, problems that
-    are done are masked. Errors are those of `solve`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fpgwot import solve_batch
-    >>> rng = np.random.default_rng(0)
-    >>> pair = [dict(M=rng.random((4, 5))), dict(M=rng.random((6, 3)))]
-    >>> [r.plan.shape for r in solve_batch(pair, reg=0.1)]
-    [(4, 5), (6, 3)]
-    """
-    if not problems:
-        return []
-    arrays, scalars = ("M", "C1", "C2", "p", "q", "mask"), ("m", "alpha", "reg", "reg_rel")
-    names = set().union(*problems)
-    if names - {*arrays, *scalars}:
-        raise TypeError(f"unknown keys {sorted(names - {*arrays, *scalars})} in a problem; it takes {[*arrays, *scalars]}")
-    common = {"m": m, "alpha": alpha, "reg": reg or None, "reg_rel": reg_rel}
-    twice = sorted(name for name in names if common.get(name) is not None)
-    if twice:
-        raise TypeError(f"{twice} given both in a problem and for all: give each in one place")
-    for name in names:
-        if any((x.get(name) is None) != (problems[0].get(name) is None) for x in problems):
-            raise ValueError(f"{name} is given in some problems of the batch and missing in others: all or none")
-    if any(isinstance(x.get(name), Structure) for x in problems for name in ("C1", "C2")):
-        raise TypeError("solve_batch pads its structures and takes arrays only: pass C.to_dense()[0] for an operator C")
-    be, device, take, give = _dispatch.resolve([x.get(name) for x in problems for name in arrays], backend)
-    sizes = [_problem_size({k: take(v) for k, v in x.items()}) for x in problems]
-    n, k = max(s[0] for s in sizes), max(s[1] for s in sizes)
-    stacked: dict[str, Any] = {}
-    for name, shape in {"M": (n, k), "C1": (n, n), "C2": (k, k), "mask": (n, k)}.items():
-        if problems[0].get(name) is not None:
-            stacked[name] = _pad(
-                [y if hasattr(y, "dtype") else np.asarray(y) for y in (take(x[name]) for x in problems)], shape, be
-            )
-    for name, side, width in (("p", 0, n), ("q", 1, k)):
-        given = [x.get(name) for x in problems]
-        weights = [
-            np.full(s[side], 1 / s[side]) if w is None else np.asarray(be.host(take(w)), float)
-            for w, s in zip(given, sizes, strict=True)
-        ]
-        padded = _pad(weights, (width,), be)
-        stacked[name] = padded if all(isinstance(x, np.ndarray) for x in stacked.values()) else be.xp.asarray(padded)
-    for name in scalars:
-        if problems[0].get(name) is not None:
-            stacked[name] = np.array([x[name] for x in problems])
-    result = solve(
-        **{**common, "reg": reg, **stacked},
-        loss=loss, tau=tau, tv=tv, sink=sink, smoothness=smoothness, normalize=normalize, method=method, init=init,
-        n_init=n_init, random_state=random_state, tol=tol, max_iter=max_iter, backend=backend, callback=callback,
-        verbose=verbose, on_fail=on_fail,
-    )  # fmt: skip
-    return [trimmed(result[b], *sizes[b], give) for b in range(len(problems))]
 
 
 def align(
@@ -422,7 +329,7 @@ def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:
     """The problem at the mass where its price jumps, and the paths of price and objective that say why."""
     host = prep.problem.be.host
     whole = np.minimum(host(prep.problem.p.sum(1)), host(prep.problem.q.sum(1)))
-    _check_feasible(replace(prep, problem=mass_path.with_mass(prep.problem, whole)))  # the path ends there
+    check_feasible(replace(prep, problem=mass_path.with_mass(prep.problem, whole)))  # the path ends there
     grid, values, prices, work = mass_path.trace(prep.problem, name)
     paths = []
     for b, s in enumerate(prep.scale):
@@ -435,103 +342,7 @@ def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:
     return replace(prep, problem=mass_path.with_mass(prep.problem, chosen)), paths
 
 
-def _run(
-    prep: Prepared, name: str, init: Any, n_init: int, seed: Any, limits: dict[str, Any], watch: Watch
-) -> tuple[Outcome, Any]:
-    problem = prep.problem
-    plans = starting_plans(prep, init, n_init, seed, exact=name != "entropic")
-    B, low = len(problem.size), problem.dtype.itemsize < 8
-    if name == "entropic":
-        tol = limits["tol"] or (1e-5 if low else 1e-7)
-        T = plans[0][0]
-        if len(plans) > 1:
-            T = problem.be.xp.concatenate([problem.product_plan() if t is None else t for t, _ in plans])
-        anneal = np.repeat([a for _, a in plans], B)
-        out = entropic.solve(
-            _tiled(problem, len(plans)), T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal, is_final=True
-        )
-    else:
-        tol = limits["tol"] or 1e-9
-        is_shifted = problem.loss == "kl" and problem.C1 is not None and problem.marginals.kind == "balanced"
-        solver = exact_kl if is_shifted else exact
-        out = solver.solve(problem, [t for t, _ in plans], tol=tol, max_iter=limits["max_iter"] or 1000, watch=watch)
-    if len(plans) == 1:
-        return out, None
-    values = sum(out.terms.values()).reshape(len(plans), B)  # type: ignore[union-attr]
-    best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=0) * B + np.arange(B)
-    return out.take(best, problem.be.xp), (values * prep.scale).T
-
-
-def _tiled(problem: Any, starts: int) -> Any:
-    """The same problems once more for each start; costs and structures are shared."""
-    if starts == 1:
-        return problem
-    xp = problem.be.xp
-    given = {k: getattr(problem, k) for k in _PER_PROBLEM if getattr(problem, k) is not None}
-    tile = {k: (np if isinstance(x, np.ndarray) else xp).concatenate([x] * starts) for k, x in given.items()}
-    C = {}
-    for k in ("C1", "C2"):
-        D = getattr(problem, k)
-        C[k] = D if D is None else D.take(xp.asarray(np.tile(np.arange(D.shape[0]), starts)))
-    return replace(problem, **tile, **C)
-
-
-_PER_PROBLEM = ("size", "wl", "wq", "eps", "p", "q", "r", "c", "cap", "mass", "reference_mass", "price", "smoothness")
-
-
-def _check_feasible(prep: Prepared) -> None:
-    """A mask can leave too few pairs: the least mass on forbidden pairs is a linear program with costs 0 and 1."""
-    problem = prep.problem
-    if problem.bias is None or not (problem.bias >= FORBIDDEN_FROM).any():
-        return
-    host = problem.be.host  # a linear program: the one thing that takes a matrix from a GPU to the host
-    problem = replace(problem, bias=host(problem.bias), p=host(problem.p), q=host(problem.q))
-    if problem.marginals.kind == "kl":  # a hard side against a soft one: every point needs a partner, and may have any
-        for b, size in enumerate(problem.size):
-            allowed = problem.bias[b % len(problem.bias), : size[0], : size[1]] < FORBIDDEN_FROM
-            for side, tau in enumerate(problem.marginals.tau):
-                alone = np.flatnonzero(~allowed.any(1 - side))
-                if np.isinf(tau) and len(alone):
-                    name = ("row", "column")[side]
-                    raise ValueError(
-                        f"the mask is infeasible: {name} {alone[0]} has a hard marginal and no allowed partner; "
-                        "allow a pair, give the point weight 0, or a finite tau"
-                    )
-        return
-    if problem.marginals.kind == "priced":
-        return
-    be = _dispatch.load_backend("numba")
-    for b in range(len(problem.size)):
-        lost = exact.forbidden_mass(be, problem, b, problem.bias[b % len(problem.bias)] >= FORBIDDEN_FROM)
-        if lost > 1e-9:
-            where = f" of problem {b}" if prep.is_batch else ""
-            raise ValueError(
-                f"the mask{where} is infeasible: at least {lost * prep.scale[b]:.3g} of the mass would have to go through "
-                "forbidden pairs; allow more pairs, or relax the marginals with m= or tau="
-            )
-
-
 def _temporal(kind: str | None, n: int, scale: float) -> Structure | None:
     if kind is None:
         return None
     return PowerDistance(n, scale=1 / n) if kind == "linear" else LaplaceKernel(n, scale * n, weight=-1.0, offset=1.0)
-
-
-def _problem_size(x: dict[str, Any]) -> tuple[int, int]:
-    if x.get("M") is not None:
-        n, k = x["M"].shape if hasattr(x["M"], "shape") else np.shape(x["M"])
-        return n, k
-    if x.get("C1") is None or x.get("C2") is None:
-        raise ValueError("each problem needs M, or C1 and C2, or all three")
-    return len(x["C1"]), len(x["C2"])
-
-
-def _pad(arrays: list[Any], shape: tuple[int, ...], be: Any) -> Any:
-    xp = np if all(isinstance(a, np.ndarray) for a in arrays) else be.xp
-    out = xp.zeros((len(arrays), *shape), np.result_type(*(a.dtype for a in arrays)))
-    for b, a in enumerate(arrays):
-        if a.ndim != len(shape):
-            raise ValueError(f"problem {b} of the batch: expected an array with {len(shape)} axes, got shape {a.shape}")
-        index: Any = (b, *(slice(k) for k in a.shape))
-        out[index] = a
-    return out

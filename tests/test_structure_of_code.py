@@ -42,13 +42,14 @@ def imports(name: str, tree: ast.Module) -> list[tuple[str, bool]]:
 IMPORTS = {name: imports(name, tree) for name, tree in TREES.items()}
 
 # Who may import what of the package. A file not named here may import nothing of it.
-PUBLIC = ("api", "result", "_version", "_info", "_read", "_audit", "plot", "gromov", "temporal", "structure")
+PUBLIC = ("api", "_batch", "result", "_version", "_info", "_read", "_audit", "plot", "gromov", "temporal", "structure")
 PUBLIC += ("marginals", "presets", "_dispatch", "_pairwise", "_warmup", "_accelerate")
 ALLOWED = {
     "__init__.py": PUBLIC,
     "api.py": (
         "_dispatch",
         "_validate",
+        "_feasible",
         "_solvers",
         "result",
         "_version",
@@ -58,6 +59,8 @@ ALLOWED = {
         "structure",
         "_backends._protocol",
     ),
+    "_batch.py": ("_dispatch", "_finish", "_solvers._loop", "api", "result", "structure"),
+    "_feasible.py": ("_dispatch", "_validate", "_solvers", "_backends._protocol"),
     "_finish.py": ("_dispatch", "_validate", "_solvers._outcome", "_problem", "result", "_version"),
     "_audit.py": ("_dispatch", "_validate", "_problem", "result", "structure", "api"),
     "presets.py": PUBLIC,
@@ -69,7 +72,7 @@ ALLOWED = {
     "__main__.py": ("cli", "_accelerate"),
     "_accelerate.py": ("gromov",),
     "plot.py": ("result", "api"),
-    "_pairwise.py": ("api", "result", "structure", "_dispatch"),
+    "_pairwise.py": ("api", "_batch", "result", "structure", "_dispatch"),
     "_warmup.py": ("api", "structure"),
     "_sensitivity.py": ("structure", "marginals"),
     "_info.py": ("_version", "_dispatch"),
@@ -80,6 +83,8 @@ ALLOWED = {
 for _name in TREES:
     if _name.startswith("nn/"):
         ALLOWED[_name] = (*PUBLIC, "_sensitivity", "_finish", "nn")
+    elif _name.startswith("temporal/"):
+        ALLOWED[_name] = ("temporal",)
     elif _name.startswith("structure/"):
         ALLOWED[_name] = ("structure",)
     elif _name.startswith("gromov/"):
