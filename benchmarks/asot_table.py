@@ -27,6 +27,7 @@ from fpgwot import presets, solve
 from fpgwot.structure import Dense, Toeplitz
 from fpgwot.temporal import diagonal_cost, different_structure
 
+EARLY = 8  # outer steps of the run that is stopped early
 ALPHA, RADIUS, EPS, LAMBDA = 0.3, 0.04, 0.07, 0.05
 SETTINGS = [(rho, lam) for rho in (0.15, 0.25) for lam in (0.05, 0.1)]
 NAMES = {"2020-04-19_14-03-25": "desktop assembly, 745 x 22", "P36_webcam01_P36_salat": "Breakfast salad, 5292 x 8"}
@@ -101,13 +102,16 @@ def main() -> None:
             theirs = published(C, Cx, Cy, lam, be)
             theirs_s = time.perf_counter() - start
             ours = result.plan
+            early = solve(C, Cx, Dense(Cy), **options, max_iter=EARLY, on_fail="ignore").plan
             row = {
                 "data": NAMES.get(file.stem, file.stem),
                 "rho": rho,
                 "lambda": lam,
                 "F": objective(ours, C, product(Cx, Cy, ours, be), q, lam),
                 "F_published": objective(theirs, C, product(Cx, Cy, theirs, be), q, lam),
+                "F_early": objective(early, C, product(Cx, Cy, early, be), q, lam),
                 "accuracy": accuracy(ours, labels),
+                "accuracy_early": accuracy(early, labels),
                 "accuracy_published": accuracy(theirs, labels),
                 "accuracy_affinity": accuracy(affinity, labels),
                 "seconds": ours_s,
@@ -116,22 +120,25 @@ def main() -> None:
             }
             rows.append(row)
             print({key: round(v, 5) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
-    head = "| data | rho | lambda | F ours | F published iteration | accuracy ours | published | affinity alone | converged |"
     lines = [
         "# ASOT's iteration and the solution of its problem",
         "",
-        f"alpha {ALPHA}, band {RADIUS}, eps {EPS}, frames hard, steps relaxed; see `benchmarks/asot_table.py`.",
+        f"alpha {ALPHA}, band {RADIUS}, eps {EPS}, frames hard, steps relaxed; see the head of `benchmarks/asot_table.py`.",
+        f"`published`: its 25 steps. `early`: our solver stopped after {EARLY} steps (`max_iter={EARLY}`).",
         "",
-        "The solution has the lower objective everywhere. Its frames are right less often on the long video: the published 25",
-        "steps stop before the minimum, and stopping early works as a regulariser there. A better solver does not mend a model.",
+        "The solution has the lower objective everywhere, and its frames are right less often on the long video: the published",
+        "steps stop before the minimum, and stopping early works as a regulariser there. It does so for ours too: after eight",
+        "steps the objective is a little above the published one and the frames are right as often or more. Not both at once:",
+        "where the objectives are equal, so are the accuracies. A better solver does not mend a model.",
         "",
-        head,
-        "| --- " * 9 + "|",
+        "| data | rho | lambda | F ours | early | published | accuracy ours | early | published | affinity alone | converged |",
+        "| --- " * 11 + "|",
     ]
     for r in rows:
         lines.append(
-            f"| {r['data']} | {r['rho']} | {r['lambda']} | {r['F']:.6f} | {r['F_published']:.6f} | {r['accuracy']:.3f} | "
-            f"{r['accuracy_published']:.3f} | {r['accuracy_affinity']:.3f} | {r['converged']} |"
+            f"| {r['data']} | {r['rho']} | {r['lambda']} | {r['F']:.6f} | {r['F_early']:.6f} | {r['F_published']:.6f} | "
+            f"{r['accuracy']:.3f} | {r['accuracy_early']:.3f} | {r['accuracy_published']:.3f} | {r['accuracy_affinity']:.3f} | "
+            f"{r['converged']} |"
         )
     if args.out:
         args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
