@@ -377,6 +377,17 @@ def test_solve_batch_of_unequal_sizes_equals_singles(common, backend):
         assert res.value == pytest.approx(one.value, rel=1e-9)
 
 
+def test_plans_hold_no_denormal_numbers(rng):
+    """They would slow every product with the plan by an order of magnitude."""
+    x = rng.normal(size=(64, 3)).astype(np.float32)
+    C = np.linalg.norm(x[:, None] - x, axis=2)
+    res = solve(rng.random((64, 64)).astype(np.float32), C, C[::-1, ::-1].copy(), reg=0.02, m=0.6, on_fail="ignore")
+    positive = res.plan[res.plan > 0]
+    assert positive.min() >= 1e-30
+    assert len(positive) < res.plan.size  # some would be
+    assert res.residuals.marginal < 1e-4
+
+
 @pytest.mark.parametrize("reg", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["balanced", "partial_totals", "semi_relaxed"])
 def test_float32(kind, reg, backend):

@@ -20,7 +20,8 @@ marginal_sums       TOTAL ... LACK from vectors only
 roughness           G += weight (L T + T L'), path Laplacians L, and <T, L T + T L'>
 spread              mean over rows of (row mean - row minimum) of G: sets the first eps of the annealing
 column_logsums      log sum_i exp(f_i + g_j + h - L_ij/eps), safe at any eps
-kernel              damped step of the cost and of the plan, exact row update in the log domain, K = exp(f + g + h - L/eps)
+kernel              damped step of the cost and of the plan, exact row update in the log domain, K = exp(f + g + h - L/eps);
+                    a backend may put 0 in place of denormal entries, here and in `plan`
 sweep               one read of K: exact rows, column sums, dual value, its gradient, the Sinkhorn image, the residuals
 anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only)
 newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
