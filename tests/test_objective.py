@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -166,6 +168,26 @@ def test_auto_mass_costs_one_gradient_for_each_mass(sequences):
     path = solve(x["M"], x["C1"], x["C2"], alpha=0.3, reg=0.02, m="auto").mass_path
     assert path.n_gradients <= 19 + cold.n_gradients
     assert path.n_passes <= 6 * cold.n_passes
+
+
+def test_auto_mass_recovers_from_a_lost_first_solve(sequences, monkeypatch):
+    """On wild problems the largest mass may end without a plan."""
+    x = sequences(30)
+    arguments = {"M": x["M"], "C1": x["C1"], "C2": x["C2"], "alpha": 0.3, "reg": 0.02, "m": "auto"}
+    good = solve(**arguments).mass_path
+    solver = entropic.solve
+
+    def lost(problem, *args, **options):
+        out = solver(problem, *args, **options)
+        if options["max_iter"] != 100:  # not the path's
+            return out
+        f, g, h = out.potentials
+        return replace(out, plan=out.plan * 1e-280, gradient=out.gradient, potentials=(f, g - 600 * 0.02, h))
+
+    monkeypatch.setattr(entropic, "solve", lost)
+    path = solve(**arguments, on_fail="ignore").mass_path
+    np.testing.assert_allclose(path.values[:10], good.values[:10], rtol=0.02)
+    np.testing.assert_allclose(path.prices[:10], good.prices[:10], atol=0.05 * np.ptp(good.prices))
 
 
 def test_choose_says_when_the_criteria_disagree():

@@ -81,7 +81,7 @@ def solve(
     for iteration in range(max_iter):
         # ------------------------------------------------------------------------- step of the cost, kernel, scaling, plan
         if fresh.any():
-            _column_update(be, s, be.column_logsums(G, s, fresh), fresh)
+            column_update(be, s, be.column_logsums(G, s, fresh), fresh)
         beta = c[:, BETA].copy()  # 1 where a stage begins
         moved = bool(on.all() and (beta == 1.0).all())
         if moved:  # the cost and the plan move all the way: the buffers change places, and nothing is copied
@@ -137,7 +137,7 @@ def _start_mass(be: Any, G: Any, s: Scaling, on: np.ndarray) -> None:
         s.h[:] = xp.where(xp.isnan(s.mass), 0.0, xp.log(s.mass) - total)
 
 
-def _column_update(be: Any, s: Scaling, logsums: Any, on: np.ndarray) -> None:
+def column_update(be: Any, s: Scaling, logsums: Any, on: np.ndarray) -> None:
     """Exact column potentials in the log domain, so that no column of the new kernel underflows."""
     xp = be.xp
     t = xp.minimum(s.tau2 / s.eps, 1e300)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backends._protocol import LACK, Scaling
+from .._backends._protocol import LACK, RES, Scaling
 from .._problem import Problem
 from ..marginals import fixed_mass
 from ..result import two_levels
@@ -86,16 +86,21 @@ def _entropic(problem: Problem, masses: np.ndarray) -> Iterator[tuple[Any, ...]]
     _start(below, s, *out.potentials)
     G, T = out.gradient, out.plan
     G0, work = below.constant_gradient(T, s, on), xp.zeros_like(T)
-    spent, fresh = np.zeros(B), np.zeros(B, bool)
+    spent, fresh, zero = np.zeros(B), np.zeros(B, bool), np.zeros(B)
+    lost = on.copy()  # whose potentials may be far off: first all, later those whose marginals are not met
     facts, terms, c = control.facts(below), np.zeros((B, 4)), control.numbers(problem.eps)
     kind, rules = (problem.loss != "product", problem.is_quadratic), control.rules(be)
     before = host(T.sum((1, 2), dtype=float))
     for mass in masses[1:]:
-        ratio = mass / before
+        ratio = np.where(before > 0.5 * mass, mass / np.maximum(before, 1e-300), 1.0)  # a plan that was lost is not scaled
         s.mass[:] = xp.asarray(mass)
         s.h[:] += xp.asarray(np.log(ratio))
         be.kernel(G, G0, T, work, s, 1 - ratio, fresh, on)  # from the gradient at ratio T
+        if lost.any():
+            entropic.column_update(be, s, be.column_logsums(G, s, lost), lost)
+            be.kernel(G, G0, T, work, s, zero, fresh, lost)
         passes = be.ascend(T, s, INNER * mass, np.full(B, np.inf), NEWTON_STEPS, 1e-12, spent, on)
+        lost = ~(host(s.vals[:, RES]) <= 2 * INNER * mass)
         be.plan(T, s, on)
         mu, nu = s.row.copy(), s.col.copy()
         before = host(mu.sum(1))
