@@ -139,22 +139,15 @@ def test_mass_is_chosen(gpu, sequences):
 
 
 def check_batch(gpu):
-    """Five unequal problems: the same steps and passes at the usual tolerance; solved to 1e-11, the same plans to 1e-9.
-
-    One of them takes 41 steps to 1e-7, on which roundings grow to 1e-7 of the plan: within its certificate, not within 1e-9.
-    """
+    """Five unequal problems."""
     rng, cp, problems = np.random.default_rng(7), gpu.cp, []
     for n, k in [(9, 20), (31, 33), (40, 32), (17, 1), (64, 50)]:
         C1, C2 = (abs(np.subtract.outer(np.arange(x), np.arange(x))) / x for x in (n, k))
         problems.append({"M": rng.random((n, k)), "C1": C1, "C2": C2, "p": rng.dirichlet(np.ones(n))})
-    moved = [{k: cp.asarray(x) for k, x in one.items()} for one in problems]
-    options = {"m": 0.7, "reg": 0.05}
-    for one, two in zip(solve_batch(problems, **options), solve_batch(moved, **options, backend=gpu), strict=True):
-        assert (two.n_iter, two.n_passes) == (one.n_iter, one.n_passes)
-        np.testing.assert_allclose(two.plan.get(), one.plan, atol=2e-7 * one.plan.max())
-    options["tol"] = 1e-11
-    for one, two in zip(solve_batch(problems, **options), solve_batch(moved, **options, backend=gpu), strict=True):
-        agree(one, two, same_steps=False)
+    expected = solve_batch(problems, m=0.7, reg=0.05)
+    found = solve_batch([{k: cp.asarray(x) for k, x in one.items()} for one in problems], m=0.7, reg=0.05, backend=gpu)
+    for one, two in zip(expected, found, strict=True):
+        agree(one, two)
 
 
 def test_a_batch_of_unequal_problems(gpu):
