@@ -139,15 +139,21 @@ def test_mass_is_chosen(gpu, sequences):
 
 
 def check_batch(gpu):
-    """Five unequal problems."""
+    """Five unequal problems, step for step where rounding does not grow.
+
+    At alpha .5 the slowest direction of three of them loses little in a step: after 40 steps rounding alone, which differs from
+    processor to processor, is 1e-7 of the plan. There the solutions are compared, solved to more digits than that.
+    """
     rng, cp, problems = np.random.default_rng(7), gpu.cp, []
     for n, k in [(9, 20), (31, 33), (40, 32), (17, 1), (64, 50)]:
         C1, C2 = (abs(np.subtract.outer(np.arange(x), np.arange(x))) / x for x in (n, k))
         problems.append({"M": rng.random((n, k)), "C1": C1, "C2": C2, "p": rng.dirichlet(np.ones(n))})
-    expected = solve_batch(problems, m=0.7, reg=0.05)
-    found = solve_batch([{k: cp.asarray(x) for k, x in one.items()} for one in problems], m=0.7, reg=0.05, backend=gpu)
-    for one, two in zip(expected, found, strict=True):
-        agree(one, two)
+    moved = [{k: cp.asarray(x) for k, x in one.items()} for one in problems]
+    for alpha, tol, tolerance in ((0.2, None, 1e-12), (0.5, 1e-11, 1e-9)):
+        options = {"m": 0.7, "reg": 0.05, "alpha": alpha, "tol": tol}
+        expected, found = solve_batch(problems, **options), solve_batch(moved, **options, backend=gpu)
+        for one, two in zip(expected, found, strict=True):
+            agree(one, two, tolerance, same_steps=tol is None)
 
 
 def test_a_batch_of_unequal_problems(gpu):
