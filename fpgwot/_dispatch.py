@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 BACKENDS = ("auto", "numba", "numpy", "cupy")
+_loaded: dict[str, Any] = {}
 _MODULES = {"numba": "numba_cpu", "numpy": "numpy_ref", "cupy": "cupy_gpu"}
 Route = tuple[Any, str, Callable[[Any], Any], Callable[[Any], Any]]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -32,8 +33,10 @@ def resolve(arrays: list[Any], backend: Any) -> Route:
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {BACKENDS}")
     own = () if isinstance(backend, str) or backend.xp is np else backend.xp.ndarray
-    given = [a for a in arrays if hasattr(a, "dtype") and not isinstance(a, np.generic)]
+    given = [a for a in arrays if type(a) is not np.ndarray and hasattr(a, "dtype") and not isinstance(a, np.generic)]
     kinds = {"cupy" if isinstance(a, own) else array_kind(a) for a in given}
+    if kinds and any(type(a) is np.ndarray for a in arrays):
+        kinds.add("numpy")
     if len(kinds) > 1:
         raise TypeError(f"arrays of different kinds in one call: {sorted(kinds)}; convert them to one")
     kind = kinds.pop() if kinds else "numpy"
@@ -78,7 +81,9 @@ def on_host(route: Route) -> Route:
 
 def load_backend(name: str) -> Any:
     """The backend of that name, imported when it is first needed; an error says what a GPU lacks."""
-    module = importlib.import_module(f"._backends.{_MODULES[name]}", __package__)
+    if name not in _loaded:  # looking a module up by its relative name takes as long as a small program
+        _loaded[name] = importlib.import_module(f"._backends.{_MODULES[name]}", __package__)
+    module = _loaded[name]
     return module.backend(load_backend("numba").compiled) if name == "cupy" else module
 
 
@@ -87,6 +92,8 @@ def on_callers_stream(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
+        if "torch" not in sys.modules and "cupy" not in sys.modules:
+            return function(*args, **options)
         with contextlib.ExitStack() as stack:
             for x in _arrays((args, options)):
                 kind = array_kind(x)
@@ -104,11 +111,11 @@ def on_callers_stream(function: Function) -> Function:
 
 
 def _arrays(x: Any) -> Iterator[Any]:
-    """What lies in tuples, lists and dicts of arguments."""
+    """Arrays other than NumPy's in tuples, lists and dicts of arguments."""
     if isinstance(x, (tuple, list, dict)):
         for item in x.values() if isinstance(x, dict) else x:
             yield from _arrays(item)
-    elif hasattr(x, "dtype"):
+    elif type(x) is not np.ndarray and hasattr(x, "dtype"):
         yield x
 
 

@@ -24,49 +24,63 @@ def result_of(
 ) -> Result:
     """The result of a call; the values are those of the plan it holds, `converged` only where its certificate holds."""
     problem, s, (_, n, k), xp = prep.problem, prep.scale, prep.full, prep.problem.be.xp
-    dtype, rows, cols = problem.dtype, prep.rows, prep.cols
-    scaled = out.plan if (s == 1).all() else out.plan * xp.asarray(s.astype(dtype))[:, None, None]
-    plan = _spread(prep, scaled, (rows, cols), (n, k), 0.0)
-    gradient = out.gradient
-    if (s != 1).any() and (problem.eps > 0).any():  # the reference plan is Q/s inside
-        gradient = gradient - xp.asarray((problem.eps * np.log(s)).astype(dtype))[:, None, None]
-    gradient = _spread(prep, gradient, (rows, cols), (n, k), np.inf)
-    f = _spread(prep, out.potentials[0], (rows,), (n,), -np.inf, side=0)
-    g = _spread(prep, out.potentials[1], (cols,), (k,), -np.inf, side=1)
+    dtype, rows, cols, single = problem.dtype, prep.rows, prep.cols, not prep.is_batch
+    plan, gradient, (f, g, h), terms = out.plan, out.gradient, out.potentials, out.terms
+    if any(x != 1.0 for x in s.tolist()):
+        plan = plan * xp.asarray(s.astype(dtype))[:, None, None]
+        terms = {key: value * s for key, value in terms.items()}
+        if (problem.eps > 0).any():  # the reference plan is Q/s inside
+            gradient = gradient - xp.asarray((problem.eps * np.log(s)).astype(dtype))[:, None, None]
+    if not prep.is_full:
+        plan = _spread(prep, plan, (rows, cols), (n, k), 0.0)
+        gradient = _spread(prep, gradient, (rows, cols), (n, k), np.inf)
+        f = _spread(prep, f, (rows,), (n,), -np.inf, side=0)
+        g = _spread(prep, g, (cols,), (k,), -np.inf, side=1)
     a, c = plan.sum(2, dtype=float), plan.sum(1, dtype=float)
     host_a, host_c = problem.be.host(a), problem.be.host(c)
     mass = host_a.sum(1)
     marginal, mass_error = _violations(prep, host_a, host_c, mass)
-    terms = {key: value * s for key, value in out.terms.items()}
-    feasible = marginal <= FEASIBLE[dtype.itemsize]
-    status = [Status.STALLED if x is Status.CONVERGED and not ok else x for x, ok in zip(out.status, feasible, strict=True)]
+    largest = FEASIBLE[dtype.itemsize]
+    status = [
+        Status.STALLED if x is Status.CONVERGED and not worst <= largest else x
+        for x, worst in zip(out.status, marginal.tolist(), strict=True)
+    ]
+    converged = [x is Status.CONVERGED for x in status]
+
+    def own(x: Any) -> Any:
+        """All problems of a batch, or the one that there is."""
+        return x[0] if single else x
+
+    def number(x: np.ndarray) -> Any:
+        return x.tolist()[0] if single else x
+
     result = Result(
-        plan=plan,
-        value=terms["linear"] + terms["quad"] + terms["reg"] + terms["marginal"],
-        value_linear=terms["linear"],
-        value_quad=terms["quad"],
-        value_reg=terms["reg"],
-        value_marginal=terms["marginal"],
-        mass=mass,
-        marginal_a=a,
-        marginal_b=c,
-        potentials=(f, g, out.potentials[2]),
-        gradient=gradient,
-        residuals=Residuals(marginal, mass_error, out.stationarity),
-        status=status,
-        converged=np.array([x is Status.CONVERGED for x in status]),
-        n_iter=out.n_iter,
-        n_passes=out.n_passes,
-        n_gradients=out.n_gradients,
-        history=out.history,
+        plan=own(plan),
+        value=number(terms["linear"] + terms["quad"] + terms["reg"] + terms["marginal"]),
+        value_linear=number(terms["linear"]),
+        value_quad=number(terms["quad"]),
+        value_reg=number(terms["reg"]),
+        value_marginal=number(terms["marginal"]),
+        mass=number(mass),
+        marginal_a=own(a),
+        marginal_b=own(c),
+        potentials=(own(f), own(g), float(h[0]) if single else h),
+        gradient=own(gradient),
+        residuals=Residuals(number(marginal), number(mass_error), number(out.stationarity)),
+        status=own(status),
+        converged=converged[0] if single else np.array(converged),
+        n_iter=number(out.n_iter),
+        n_passes=number(out.n_passes),
+        n_gradients=number(out.n_gradients),
+        history=own(out.history),
         method=method,
         backend=problem.be.name,
         device=device,
-        weights=(prep.p, prep.q),
-        starts=starts,
-        provenance={"version": __version__, "backend": problem.be.name, "dtype": dtype.name, "seed": seed},
+        weights=(own(prep.p), own(prep.q)),
+        starts=starts if starts is None else own(starts),
+        provenance={"version": __version__, "backend": problem.be.name, "dtype": dtype.type.__name__, "seed": seed},
     )
-    return _given(result if prep.is_batch else result[0], give)
+    return _given(result, give)
 
 
 def trimmed(result: Result, n: int, k: int, give: Callable[[Any], Any]) -> Result:
@@ -132,12 +146,9 @@ def _given(result: Result, give: Callable[[Any], Any]) -> Result:
 
 def _spread(prep: Prepared, x: Any, orders: tuple[Any, ...], shape: tuple[int, ...], fill: float, side: int = 0) -> Any:
     """Entries of the points in use at their places in the caller's order; `fill` at the points without weight."""
-    size = prep.problem.size[:, side : side + len(shape)]
-    if all(o is None for o in orders) and x.shape[1:] == shape and all(row == [*shape] for row in size.tolist()):
-        return x
     xp = prep.problem.be.xp
     full = xp.full((len(x), *shape), fill, x.dtype)
-    for b, lengths in enumerate(size):
+    for b, lengths in enumerate(prep.problem.size[:, side : side + len(shape)]):
         index = [xp.asarray(np.arange(k) if o is None else o[b][:k]) for o, k in zip(orders, lengths, strict=True)]
         at = (index[0][:, None], index[1]) if len(index) == 2 else (index[0],)
         full[b][at] = x[b][tuple(slice(int(k)) for k in lengths)]
@@ -148,10 +159,13 @@ def _violations(prep: Prepared, a: np.ndarray, c: np.ndarray, mass: np.ndarray) 
     """Largest marginal violation relative to the weight of its point, and the error of a fixed mass."""
     problem, worst = prep.problem, np.zeros(len(mass))
     for side, (x, w) in enumerate(((a, prep.p), (c, prep.q))):
-        if np.isinf(problem.marginals.tau[side]):
-            ratio = (x - w) / np.where(w > 0, w, 1)  # a point without weight has an empty row
+        if problem.marginals.tau[side] == np.inf:
+            ratio = (x - w) / (w if prep.is_full else np.where(w > 0, w, 1))  # a point without weight has an empty row
+            exact = [cap != 0 for cap in problem.cap[:, side].tolist()]
+            if any(exact):
+                ratio = np.abs(ratio) if all(exact) else np.where(np.array(exact)[:, None], np.abs(ratio), ratio)
             worst = np.maximum(worst, ratio.max(1))
-            if (exact := problem.cap[:, side] != 0).any():
-                worst = np.where(exact, np.maximum(worst, -ratio.min(1)), worst)
     target = problem.mass * prep.scale  # NaN where no mass is fixed
+    if all(x != x for x in target.tolist()):
+        return worst, np.zeros(len(mass))
     return worst, np.where(np.isnan(target), 0.0, np.abs(mass - target) / target)

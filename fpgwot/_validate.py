@@ -16,7 +16,7 @@ LOSSES = ("square", "product", "kl")
 MASS_SLACK = 1e-9  # a mass or a pair of totals off by this share is taken for rounding
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """A problem, and what is needed to hand its solution back in the caller's shapes and units."""
 
@@ -28,6 +28,7 @@ class Prepared:
     q: np.ndarray
     full: tuple[int, int, int]  # caller's (B, n, m)
     is_batch: bool
+    is_full: bool  # every point has weight
 
 
 def make_problem(
@@ -76,25 +77,27 @@ def make_problem(
     B = max(layers)
     if any(x not in (1, B) for x in layers):
         raise ValueError(f"batch axes differ: {sorted(set(layers))}; every array needs the same number of problems, or none")
-    p_, q_ = _weights(be, "p", p, B, n), _weights(be, "q", q, B, k)
+    p_, P, rows, order_r = _weights(be, "p", p, B, n)
+    q_, Q, cols, order_c = _weights(be, "q", q, B, k)
     weak = 1e-5 if any(getattr(x, "dtype", None) == np.float32 for x in (p, q)) else MASS_SLACK
-    P, Q = p_.sum(1), q_.sum(1)
     price = _price(tv, sink, B)
-    marginals, mass, cap, q_ = _marginals(m, tau, price, P, Q, p_, q_, weak)
+    marginals, mass, cap, by = _marginals(m, tau, price, P, Q, weak)
+    if by is not None:  # one total to the last digit
+        q_ = q_ * by[:, None]
+        Q = np.add.reduce(q_, axis=1)
     gamma = _smoothness(smoothness, B)
-    Q = q_.sum(1)
 
     w_lin, w_quad = _weights_of_terms(alpha, M, D1, B)
-    if D1 is not None and not np.any(w_quad):
+    if D1 is not None and not any(w_quad.tolist()):
         D1 = D2 = None
     if D1 is not None and gamma is not None and not np.all(w_quad > 0):
         raise ValueError("smoothness in a batch needs alpha > 0 in every problem, or in none: split the batch")
-    scale = np.minimum(P, Q)
-    scale = np.where(np.abs(scale - 1) < 1e-13, 1.0, scale)  # a total of one up to rounding is one
+    # a total of one up to rounding is one
+    scale = np.array([1.0 if abs(x - 1.0) < 1e-13 else x for x in np.minimum(P, Q).tolist()])
+    is_scaled = any(x != 1.0 for x in scale.tolist())
     w_quad = w_quad * scale
 
-    (rows, order_r), (cols, order_c) = _positive_first(p_), _positive_first(q_)
-    size = np.empty((B, 2), np.int64)
+    size, is_full = np.empty((B, 2), np.int64), isinstance(rows, int) and isinstance(cols, int)
     size[:, 0], size[:, 1] = rows, cols
     p_use, q_use = p_, q_
     if order_r is not None or order_c is not None:
@@ -110,9 +113,9 @@ def make_problem(
     bias, rank_one, total = _reference(be, reference, mask, eps, P * Q, (B, n, k), dtype)
     if order_r is not None and order_c is not None:
         bias = _gather(be, bias, order_r, order_c)
-    pn, qn = p_use / scale[:, None], q_use / scale[:, None]
-    if not eps.any():
-        row, col = np.zeros_like(pn), np.zeros_like(qn)
+    pn, qn = (p_use / scale[:, None], q_use / scale[:, None]) if is_scaled else (p_use, q_use)
+    if not any(eps.tolist()):
+        row, col = np.zeros(pn.shape), np.zeros(qn.shape)
     elif rank_one is None:  # reference p q': its logarithm is a sum of a row and a column vector
         row = -eps[:, None] * (np.log(np.where(pn > 0, pn, 1)) + np.log(scale)[:, None])
         col = -eps[:, None] * np.log(np.where(qn > 0, qn, 1))
@@ -123,10 +126,10 @@ def make_problem(
     pn, qn, row, col = (be.xp.asarray(x) for x in (pn, qn, row, col))
     problem = Problem(
         be, np.dtype(dtype), size, M, bias, D1, D2, w_lin, w_quad, eps, pn, qn, row, col,
-        marginals, cap, mass / scale, total / scale, loss,
+        marginals, cap, mass / scale if is_scaled else mass, total / scale if is_scaled else total, loss,
         price=price, smoothness=None if gamma is None else gamma * scale,
     )  # fmt: skip
-    return Prepared(problem, scale, order_r, order_c, p_, q_, (B, n, k), is_batch)
+    return Prepared(problem, scale, order_r, order_c, p_, q_, (B, n, k), is_batch, is_full)
 
 
 # ------------------------------------------------------------------------------------------------------------------ arrays
@@ -143,13 +146,13 @@ def _shape(x: Any) -> tuple[int, ...]:
 def _common_dtype(*arrays: Any) -> type:
     kinds = []
     for a in arrays:
-        if a is not None and (isinstance(a, Dense) or not isinstance(a, Structure)):  # operators follow the arrays
-            a = a.array if isinstance(a, Dense) else a
+        a = a.array if isinstance(a, Dense) else a
+        if a is not None and not isinstance(a, Structure):  # operators follow the arrays
             dtype = a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
             if dtype.kind not in "fiub":
                 raise TypeError(f"costs and structures must be real numbers, got an array of dtype {dtype}")
             kinds.append(dtype)
-    return np.float32 if kinds and all(d in (np.float32, np.float16) for d in kinds) else np.float64
+    return np.float32 if kinds and all(d.kind == "f" and d.itemsize < 8 for d in kinds) else np.float64
 
 
 def real(name: str, a: Any) -> np.ndarray:
@@ -195,28 +198,34 @@ def _structure(be: Any, name: str, C: Any, dtype: type) -> Structure | None:
     return as_structure(C, be)
 
 
-def _weights(be: Any, name: str, w: Any, B: int, n: int) -> np.ndarray:
-    """Weights are checked and ordered on the host, wherever the matrices are."""
+def _weights(be: Any, name: str, w: Any, B: int, n: int) -> tuple[np.ndarray, np.ndarray, Any, np.ndarray | None]:
+    """Weights, their totals, the number of points with weight (n: all) and the order that puts these first (None: it is so).
+
+    They are checked and ordered on the host, wherever the matrices are.
+    """
     if w is None:
-        return np.full((B, n), 1.0 / n)
+        w = np.full((B, n), 1.0 / n)
+        return w, np.add.reduce(w, axis=1), n, None
     w = real(name, be.host(w))
     if w.ndim not in (1, 2) or w.shape[-1] != n:
         raise ValueError(f"{name} must have {n} entries, one for each point; got shape {w.shape}")
-    _finite(be, name, w)
-    if w.min() < 0:
-        raise ValueError(f"{name} has negative weights (smallest {w.min():g}); weights must be 0 or more")
+    given = w
     if w.shape != (B, n):
         w = w[None] if w.ndim == 1 and B == 1 else np.broadcast_to(w, (B, n)).copy()
-    if not w.any(1).all():
+    low, totals = float(w.min()), np.add.reduce(w, axis=1)
+    if not (low >= 0 and max(totals.tolist()) < np.inf):
+        _finite(be, name, given)
+        if low < 0:
+            raise ValueError(f"{name} has negative weights (smallest {low:g}); weights must be 0 or more")
+        raise ValueError(f"the sum of {name} overflows: divide the weights by their largest")
+    if not min(totals.tolist()) > 0:
         raise ValueError(f"{name} sums to zero: at least one weight must be positive")
-    return w
+    return w, totals, *((n, None) if low > 0 else _positive_first(w))
 
 
 def _positive_first(w: np.ndarray) -> tuple[Any, np.ndarray | None]:
     """Number of points with weight, and the order that puts them first; None where they are first already."""
     positive = w > 0
-    if positive.all():
-        return w.shape[1], None
     count = np.count_nonzero(positive, axis=1)
     if (np.diff(positive.astype(np.int8), axis=1) <= 0).all():
         return count, None
@@ -252,7 +261,7 @@ def _check_choices(loss: str, normalize: str | None) -> None:
 
 def _number(name: str, x: Any, B: int) -> np.ndarray:
     if type(x) in (float, int) and x == x:  # what nearly every call passes
-        return np.full(B, float(x))
+        return np.array([float(x)] * B)
     try:
         x = np.asarray(x, dtype=float)
     except (TypeError, ValueError):
@@ -268,14 +277,13 @@ def _weights_of_terms(alpha: Any, M: Any, D1: Any, B: int) -> tuple[np.ndarray, 
     if alpha is None:
         alpha = 0.0 if D1 is None else 1.0 if M is None else 0.5
     alpha = _number("alpha", alpha, B)
-    if ((alpha < 0) | (alpha > 1)).any():
-        raise ValueError(f"alpha must be in [0, 1], the weight of the Gromov-Wasserstein term; got {alpha.max():g}")
-    if M is None and (alpha < 1).any():
-        raise ValueError(
-            f"alpha={alpha.min():g} weighs a feature cost, but M is None: pass M, or alpha=1 for pure Gromov-Wasserstein"
-        )
-    if D1 is None and (alpha > 0).any():
-        raise ValueError(f"alpha={alpha.max():g} weighs structures, but C1 and C2 are None: pass them, or alpha=0 for linear OT")
+    low, high = min(alpha.tolist()), max(alpha.tolist())
+    if low < 0 or high > 1:
+        raise ValueError(f"alpha must be in [0, 1], the weight of the Gromov-Wasserstein term; got {high if high > 1 else low:g}")
+    if M is None and low < 1:
+        raise ValueError(f"alpha={low:g} weighs a feature cost, but M is None: pass M, or alpha=1 for pure Gromov-Wasserstein")
+    if D1 is None and high > 0:
+        raise ValueError(f"alpha={high:g} weighs structures, but C1 and C2 are None: pass them, or alpha=0 for linear OT")
     return 1 - alpha, alpha
 
 
@@ -301,29 +309,26 @@ def _smoothness(smoothness: Any, B: int) -> np.ndarray | None:
 
 
 def _marginals(
-    m: Any, tau: Any, price: Any, P: np.ndarray, Q: np.ndarray, p: np.ndarray, q: np.ndarray, slack: float
-) -> tuple[Marginals, np.ndarray, np.ndarray, np.ndarray]:
-    """Marginal rules, fixed mass (NaN: none), caps of the potentials, and q with its total made exact."""
+    m: Any, tau: Any, price: Any, P: np.ndarray, Q: np.ndarray, slack: float
+) -> tuple[Marginals, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Marginal rules, fixed mass (NaN: none), caps of the potentials, and what makes the total of q exact (None: nothing)."""
     B = len(P)
-    none, free = np.full(B, np.nan), np.full((B, 2), np.inf)
+    none, free = np.array([np.nan] * B), np.array([[np.inf, np.inf]] * B)
     if sum(x is not None for x in (m, tau, price)) > 1:
         raise ValueError("m, tau and tv (or sink) are ways to relax the marginals: pass one of them")
     if price is not None:
-        return mass_price(), none, np.zeros((B, 2)), q
+        return mass_price(), none, np.zeros((B, 2)), None
     if isinstance(m, str):
         if m != "auto":
             raise ValueError(f"m must be a number or 'auto', got {m!r}")
         m = np.minimum(P, Q) / 2  # any mass below the largest: the path sets its own
     if m is not None:
         mass, most = _number("m", m, B), np.minimum(P, Q)
-        wrong = (mass <= 0) | (mass > most * (1 + slack))
-        if wrong.any():
-            b = int(np.argmax(wrong))
-            raise ValueError(
-                f"m={mass[b]:g} cannot be transported: it must be above 0 and at most min(sum p, sum q) = {most[b]:.10g}"
-            )
+        for x, top in zip(mass.tolist(), most.tolist(), strict=True):
+            if not 0 < x <= top * (1 + slack):
+                raise ValueError(f"m={x:g} cannot be transported: it must be above 0 and at most min(sum p, sum q) = {top:.10g}")
         rules, fixed, cap, both = fixed_mass(mass, P, Q)
-        return rules, fixed, cap, np.where(both[:, None], q * (P / Q)[:, None], q)
+        return rules, fixed, cap, np.where(both, P / Q, 1.0) if both.any() else None
     if tau is not None:
         t = np.asarray(tau, dtype=float)
         if t.shape not in ((), (2,)) or np.isnan(t).any() or (t < 0).any():
@@ -332,14 +337,14 @@ def _marginals(
         if t1 == t2 == 0:
             raise ValueError("tau=0 on both sides leaves no constraint on the plan: give at least one side a price")
         if t1 < np.inf or t2 < np.inf:
-            return kl_penalty(t1, t2), none, free, q
-    if (np.abs(P - Q) > slack * np.maximum(P, Q)).any():
-        b = int(np.argmax(np.abs(P - Q)))
-        raise ValueError(
-            f"balanced transport needs equal totals, but sum p = {P[b]:.10g} and sum q = {Q[b]:.10g}: "
-            "normalise the weights, or relax the marginals with m= or tau="
-        )
-    return balanced(), none, free, q * (P / Q)[:, None]
+            return kl_penalty(t1, t2), none, free, None
+    for x, y in zip(P.tolist(), Q.tolist(), strict=True):
+        if abs(x - y) > slack * max(x, y):
+            raise ValueError(
+                f"balanced transport needs equal totals, but sum p = {x:.10g} and sum q = {y:.10g}: "
+                "normalise the weights, or relax the marginals with m= or tau="
+            )
+    return balanced(), none, free, None if P.tolist() == Q.tolist() else P / Q
 
 
 def _normalized(
@@ -424,11 +429,11 @@ def _entropy_weight(
 ) -> np.ndarray:
     B = len(size)
     eps = _number("reg", reg, B)
-    if (eps < 0).any() or np.isinf(eps).any():
+    if min(eps.tolist()) < 0 or max(eps.tolist()) == np.inf:
         raise ValueError(f"reg must be 0 (exact) or positive and finite (entropic), got {reg!r}")
     if reg_rel is None:
         return eps
-    if (eps > 0).any():
+    if max(eps.tolist()) > 0:
         raise ValueError("reg and reg_rel are the same weight in two units: pass one of them")
     share = _number("reg_rel", reg_rel, B)
     if (share <= 0).any() or np.isinf(share).any():

@@ -313,9 +313,9 @@ def _check_arguments(method: str, on_fail: str, n_init: int, tol: Any, max_iter:
 
 def _method(method: str, prep: Prepared) -> str:
     eps, marginals = prep.problem.eps, prep.problem.marginals
-    if len(set(eps > 0)) > 1:
+    exact = not max(eps.tolist()) > 0
+    if not exact and not min(eps.tolist()) > 0:
         raise ValueError("reg is 0 for some problems of the batch and positive for others: split the batch")
-    exact = not eps[0] > 0
     if method == "entropic" and exact:
         raise ValueError("method='entropic' needs reg > 0 (or reg_rel)")
     if method == "conditional_gradient" and not exact:

@@ -10,7 +10,7 @@ import numpy as np
 from ..result import Status
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """Solution of a batch, in the units of `Problem`: every entry has one item for each problem."""
 

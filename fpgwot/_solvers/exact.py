@@ -25,41 +25,48 @@ def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, wat
     """
     B, n, m = problem.shape
     total = B * len(starts)
-    plans, gradients = [], []
-    f, g, h = np.zeros((total, n)), np.zeros((total, m)), np.zeros(total)
-    terms = {key: np.zeros(total) for key in ("linear", "quad", "reg", "marginal")}
-    station, counts = np.zeros(total), np.zeros((3, total), int)
-    status, history = [], []
+    solved: list[frank_wolfe.Exact] = []
+    linear, marginal, station = [], [], []
     for item in range(total):
         b, start = item % B, starts[item // B]
-        rows, cols = problem.size[b]
+        rows, cols = problem.size[b].tolist()
         T0 = None if start is None else np.ascontiguousarray(start[b, :rows, :cols], dtype=float)
         one = _solve_one(problem, b, T0, tol, max_iter, watch)
-        plans.append(one.plan)
-        gradients.append(one.gradient)
-        f[item, :rows], g[item, :cols], h[item] = one.f, one.g, one.h
-        terms["linear"][item], terms["quad"][item] = one.value_linear, one.value_quad
+        solved.append(one)
         mass = float(one.plan.sum())
-        if problem.price is not None:
-            saved = 2 * problem.price[b] * mass
-            terms["linear"][item] += saved
-            terms["marginal"][item] = problem.price[b] * (problem.p[b].sum() + problem.q[b].sum()) - saved
+        saved = 0.0 if problem.price is None else 2 * float(problem.price[b]) * mass
+        linear.append(one.value_linear + saved)
+        marginal.append(0.0 if problem.price is None else problem.price[b] * (problem.p[b].sum() + problem.q[b].sum()) - saved)
         noise = 1e-14 / tol * one.top * mass
-        station[item] = (one.gap + one.rounding) / max(abs(one.value_linear + one.value_quad) + noise, 1e-300)
-        counts[:, item] = one.n_iter, one.n_rounds, one.n_gradients
-        status.append(_STATUS[one.status])
-        history.append(one.history)
-    plan, gradient = (_stacked(x, (total, n, m), problem.dtype) for x in (plans, gradients))
-    return Outcome(plan, gradient, (f, g, h), terms, station, status, counts[0], counts[1], counts[2], history)
+        station.append((one.gap + one.rounding) / max(abs(one.value_linear + one.value_quad) + noise, 1e-300))
+    terms = {
+        "linear": np.array(linear),
+        "quad": np.array([one.value_quad for one in solved]),
+        "reg": np.zeros(total),
+        "marginal": np.array(marginal),
+    }
+    f, g = _stacked([one.f for one in solved], (n,)), _stacked([one.g for one in solved], (m,))
+    return Outcome(
+        _stacked([one.plan for one in solved], (n, m), problem.dtype),
+        _stacked([one.gradient for one in solved], (n, m), problem.dtype),
+        (f, g, np.array([one.h for one in solved])),
+        terms,
+        np.array(station),
+        [_STATUS[one.status] for one in solved],
+        np.array([one.n_iter for one in solved]),
+        np.array([one.n_rounds for one in solved]),
+        np.array([one.n_gradients for one in solved]),
+        [one.history for one in solved],
+    )
 
 
-def _stacked(arrays: list[np.ndarray], shape: tuple[int, int, int], dtype: Any) -> np.ndarray:
+def _stacked(arrays: list[np.ndarray], shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     """Arrays of several problems in one, padded with zeros; a single one of that shape is not copied."""
-    if len(arrays) == 1 and arrays[0].shape == shape[1:]:
+    if len(arrays) == 1 and arrays[0].shape == shape:
         return arrays[0].astype(dtype, copy=False)[None]
-    out = np.zeros(shape, dtype)
+    out = np.zeros((len(arrays), *shape), dtype)
     for x, y in zip(out, arrays, strict=True):
-        x[: y.shape[0], : y.shape[1]] = y
+        x[tuple(slice(k) for k in y.shape)] = y
     return out
 
 
@@ -73,7 +80,7 @@ def forbidden_mass(be: Any, problem: Problem, b: int, forbidden: np.ndarray) -> 
 
 
 def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, watch: Watch) -> frank_wolfe.Exact:
-    n, k = problem.size[b]
+    n, k = problem.size[b].tolist()
     w_lin, M = float(problem.wl[b]), None if problem.M is None else _layer(problem.M, b, n, k)
     if problem.bias is not None:  # a mask: forbidden pairs are marked in the cost itself
         bias = _layer(problem.bias, b, n, k)
@@ -107,6 +114,7 @@ def _rules(problem: Problem, b: int) -> tuple[Marginals, float | None]:
     """Marginals and mass of one problem: a side that is used up is an equality."""
     if problem.marginals.kind != "partial":
         return problem.marginals, None
-    full = np.isinf(problem.cap[b])
-    total = min(problem.p[b].sum(), problem.q[b].sum())
-    return partial_mass(*full), float(total if full.any() else problem.mass[b])
+    rows, cols = (x == np.inf for x in problem.cap[b].tolist())
+    if rows or cols:
+        return partial_mass(rows, cols), float(min(problem.p[b].sum(), problem.q[b].sum()))
+    return partial_mass(), float(problem.mass[b])

@@ -24,7 +24,7 @@ CONVERGED, SHORTER_STEP = 0, 2  # reasons of the compiled loop to end
 Atom = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # codes, entries and marginals of a sparse plan
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exact:
     """Stationary plan of one problem, with its certificate.
 
@@ -241,7 +241,7 @@ class Point:
         return self.T
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """Certificate of a plan by the linear program at its gradient: max |G|, Frank-Wolfe gap, rounding of the program, target."""
 
@@ -314,13 +314,15 @@ def _linear(be: Any, lp: Any, M: np.ndarray | None, w_lin: float, G: np.ndarray,
     """Linear optimal transport: one program, whose plan has no gap."""
     if M is None:
         G[:] = 0.0
+    elif w_lin == 1.0:
+        G[:] = M
     else:
         np.multiply(M, w_lin, out=G)
     if lp.forbidden and M is not None:
         top = float(np.abs(G[M < FORBIDDEN_FROM]).max(initial=0.0))
         G[M >= FORBIDDEN_FROM] = FORBIDDEN
     else:
-        top = float(max(G.max(), -G.min()))
+        top = 0.0 if M is None else w_lin * max(lp.highest, -float(M.min()))
     code, x, low = lp(G, top)
     value, rounding = w_lin * be.plan_sums(code, x, M, G)[2], -low * lp.mass
     status = "converged" if rounding <= tol * abs(value) + lp.noise else "max_iter"

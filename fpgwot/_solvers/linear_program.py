@@ -29,21 +29,23 @@ class LinearProgram:
         self, be: Any, p: np.ndarray, q: np.ndarray, marginals: Marginals, mass: float | None, M: np.ndarray | None
     ) -> None:
         self.be, self.marginals = be, marginals
-        self.forbidden = M is not None and bool(M.max() >= FORBIDDEN_FROM)
+        self.highest = 0.0 if M is None else float(M.max())
+        self.forbidden = self.highest >= FORBIDDEN_FROM
         self.totals = P, Q = float(p.sum()), float(q.sum())
         self.mass = m = _mass(P, Q, marginals, mass)
         row_cap, col_cap = marginals.capped
         free = marginals.kind == "priced"  # any mass
         # no row can send more than the whole mass: this keeps all numbers of the size of a small mass
-        self.cut = p > m, q > m
-        self.is_cut = bool(self.cut[0].any() or self.cut[1].any())
+        self.is_cut = (row_cap or col_cap) and max(float(p.max()), float(q.max())) > m
         a, b = p, q
-        if self.is_cut and row_cap:
-            a = np.minimum(p, m)
-            P = float(a.sum())
-        if self.is_cut and col_cap:
-            b = np.minimum(q, m)
-            Q = float(b.sum())
+        if self.is_cut:
+            self.cut = p > m, q > m
+            if row_cap:
+                a = np.minimum(p, m)
+                P = float(a.sum())
+            if col_cap:
+                b = np.minimum(q, m)
+                Q = float(b.sum())
         # slack at the size of rounding is none: a dummy of that weight would hand the rounding on to the plan
         slack_p = P if free else P - m if row_cap and P - m > 1e-12 * P else 0.0
         slack_q = Q if free else Q - m if col_cap and Q - m > 1e-12 * Q else 0.0
@@ -126,7 +128,8 @@ class NearestPartner:
         self.weights = p if self.by_row else q
         self.shape, self.totals = (len(p), len(q)), (float(p.sum()), float(q.sum()))
         self.mass = self.totals[0 if self.by_row else 1]
-        self.forbidden = M is not None and bool(M.max() >= FORBIDDEN_FROM)
+        self.highest = 0.0 if M is None else float(M.max())
+        self.forbidden = self.highest >= FORBIDDEN_FROM
         self.rounds, self.noise, self.low = 0, 0.0, self.weights
 
     def __call__(self, G: np.ndarray, top: float) -> tuple[Codes, np.ndarray, float]:

@@ -23,6 +23,8 @@ TILT = 0.03  # standard deviation of the noise on the costs of further annealed 
 
 def starting_plans(prep: Any, init: Any, n_init: int, seed: Any, exact: bool) -> list[tuple[Any, bool]]:
     """(plan (B, n, m) or None for the product plan, whether to anneal) for each start."""
+    if n_init == 1 and (init is None or (isinstance(init, str) and init == "product")):
+        return [(None, True)]
     problem: Problem = prep.problem
     is_random = n_init > 1 or (isinstance(init, str) and init == "random")
     rng = np.random.default_rng(seed) if is_random else None  # gathering entropy takes as long as a small program

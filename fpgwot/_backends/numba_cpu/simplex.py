@@ -441,10 +441,13 @@ def _wall(pi: np.ndarray, top: float) -> float:
 
 # ---------------------------------------------------------------------------------------------------------- basis and plan
 @jit
-def _integers(
+def _basis(
     p: np.ndarray, q: np.ndarray, mass: float, spare_p: bool, spare_q: bool
-) -> tuple[np.ndarray, np.ndarray, int, float]:
-    """Weights as integers of one total: the dummies take up what is left over, else it is spread over the columns."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float, np.ndarray, np.ndarray, np.ndarray]:
+    """Weights as integers of one total and as they came in, mass, what an integer is worth, an empty tree, flow, potentials.
+
+    The dummies take up what is left over, else it is spread over the columns.
+    """
     n, m = len(p), len(q)
     unit = 2.0 ** (np.ceil(np.log2(max(p.sum(), q.sum()))) - 60.0)
     a, b = np.empty(n + spare_q, np.int64), np.empty(m + spare_p, np.int64)
@@ -473,7 +476,10 @@ def _integers(
         a[n] = B - whole
     if spare_p:
         b[m] = A - whole
-    return a, b, whole, unit
+    N = len(a) + len(b)
+    weights, tree = np.zeros(N), np.full((5, N), -1, np.int32)
+    weights[:n], weights[len(a) : len(a) + m] = p, q
+    return a, b, weights, whole, unit, tree, np.zeros(N, np.int64), np.zeros(N)
 
 
 def lp_basis(p: np.ndarray, q: np.ndarray, mass: float, spare_p: bool, spare_q: bool, corner: bool) -> Basis:
@@ -481,13 +487,8 @@ def lp_basis(p: np.ndarray, q: np.ndarray, mass: float, spare_p: bool, spare_q: 
 
     With `corner` the mass is free.
     """
-    a, b, whole, unit = _integers(p, q, 0.0 if corner else mass, spare_p, spare_q)
-    N = len(a) + len(b)
-    weights = np.zeros(N)
-    weights[: len(p)], weights[len(a) : len(a) + len(q)] = p, q
-    return Basis(
-        a, b, weights, int(whole), float(unit), corner, [], np.full((5, N), -1, np.int32), np.zeros(N, np.int64), np.zeros(N)
-    )
+    a, b, weights, whole, unit, tree, flow, pi = _basis(p, q, 0.0 if corner else mass, spare_p, spare_q)
+    return Basis(a, b, weights, whole, unit, corner, [], tree, flow, pi)
 
 
 @jit
