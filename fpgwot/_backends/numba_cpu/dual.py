@@ -13,6 +13,8 @@ from ._jit import jit, kernel
 from .elementary import add
 from .scaling import _add4, _dots4
 
+STRIP, BLOCK = 8, 128  # rows that are transposed at a time; columns of a product of which only the lower half is wanted
+
 
 @jit
 def _solve_small(A, x, k):  # type: ignore[no-untyped-def]
@@ -110,36 +112,44 @@ def _precondition(C, S, factor, b, m, z):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _matrix(K, R, C, S, size, v_, b, m):  # type: ignore[no-untyped-def]
-    """The Newton system D (1 + shift) - T' w T, bordered by the mass; held columns keep their diagonal only."""
-    nb, mb = size[b]
-    A = np.zeros((nb, mb))
+def _free_system(K, R, C, S, size, v_, b, m, free):  # type: ignore[no-untyped-def]
+    """The Newton system D (1 + shift) - T' w T of the free columns, its lower half, bordered by the mass where that is fixed.
+
+    Rows that are not free take no part (w = 0), so both sides shrink where caps hold.
+    """
+    nb, k = size[b, 0], len(free)
+    rows, root, count = np.empty(nb, np.int64), np.empty(nb), 0
     for i in range(nb):
-        s = np.sqrt(R[b, ix.W, i]) * R[b, ix.E, i]
-        for j in range(mb):
-            A[i, j] = s * K[b, i, j] * v_[b, j]
-    for j in range(mb):
-        if not C[b, ix.DIAG, j] > 0:
-            A[:, j] = 0.0
-    inner = np.dot(A.T, A)
-    H, more = np.zeros((m + 1, m + 1)), 1 + S[b, ix.SHIFT] + ix.RIDGE
-    for j in range(mb):
-        d = C[b, ix.DIAG, j]
-        for k in range(j + 1):
-            H[j, k] = -inner[j, k]
-        H[j, j] += d * more if d > 0 else max(C[b, ix.COL, j], 1e-300)
-    for j in range(mb, m + 1):
-        H[j, j] = 1.0
-    if C[b, ix.Q, m] == C[b, ix.Q, m]:
-        border, corner = np.zeros(mb), 0.0
-        for i in range(nb):
-            wr = np.sqrt(R[b, ix.W, i]) * R[b, ix.ROW, i]
-            corner += wr * wr
-            for j in range(mb):
-                border[j] += wr * A[i, j]
-        for j in range(mb):
-            H[m, j] = C[b, ix.COL, j] - border[j] if C[b, ix.DIAG, j] > 0 else 0.0
-        H[m, m] = S[b, ix.MASS] * more - corner
+        if R[b, ix.W, i] > 0.0:
+            rows[count], root[count] = i, np.sqrt(R[b, ix.W, i])
+            count += 1
+    A = np.empty((k, count))  # (sqrt(w) T)', so that blocks of columns are contiguous
+    for r0 in range(0, count, STRIP):
+        r1 = min(r0 + STRIP, count)
+        for c in range(k):
+            j = free[c]
+            v = v_[b, j]
+            for r in range(r0, r1):
+                A[c, r] = root[r] * R[b, ix.E, rows[r]] * K[b, rows[r], j] * v
+    is_fixed = C[b, ix.Q, m] == C[b, ix.Q, m]
+    H, more = np.zeros((k + is_fixed, k + is_fixed)), 1 + S[b, ix.SHIFT] + ix.RIDGE
+    for c0 in range(0, k, BLOCK):
+        c1 = min(c0 + BLOCK, k)
+        inner = np.dot(A[c0:], A[c0:c1].T)
+        for c in range(c0, k):
+            for d in range(c0, min(c + 1, c1)):
+                H[c, d] = -inner[c - c0, d - c0]
+    for c in range(k):
+        H[c, c] += C[b, ix.DIAG, free[c]] * more
+    if is_fixed:
+        corner, wr = 0.0, np.empty(count)
+        for r in range(count):
+            wr[r] = root[r] * R[b, ix.ROW, rows[r]]
+            corner += wr[r] * wr[r]
+        border = np.dot(A, wr)
+        for c in range(k):
+            H[k, c] = C[b, ix.COL, free[c]] - border[c]
+        H[k, k] = S[b, ix.MASS] * more - corner
     return H
 
 
@@ -150,12 +160,25 @@ def factor(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ign
     for b in range(len(on)):
         if not on[b] or factor_.shape[1] == 0:
             continue
-        H = _matrix(K, R, C, S, size, v_, b, m)
+        where, k = np.empty(m + 1, np.int64), 0  # of the rows of the small factor in the whole one
+        for j in range(size[b, 1]):
+            if C[b, ix.DIAG, j] > 0:
+                where[k] = j
+                k += 1
+        H = _free_system(K, R, C, S, size, v_, b, m, where[:k])
+        where[k] = m
         try:
-            factor_[b] = np.linalg.cholesky(H)
+            small = np.linalg.cholesky(H) if len(H) else H
         except Exception:  # noqa: BLE001  not positive up to rounding: the diagonal serves on
             S[b, ix.FACTORED] = 0.0
             continue
+        whole = factor_[b]
+        whole[:] = 0.0
+        for j in range(m + 1):  # held columns keep their diagonal only, padding that of one
+            whole[j, j] = np.sqrt(max(C[b, ix.COL, j], 1e-300)) if j < size[b, 1] else 1.0
+        for c in range(len(small)):
+            for d in range(c + 1):
+                whole[where[c], where[d]] = small[c, d]
         S[b, ix.FACTORED], built[b] = 1.0, 1
         z, rz = np.empty(m + 1), 0.0
         _precondition(C, S, factor_, b, m, z)
