@@ -45,7 +45,7 @@ def test_no_entry_can_fall_and_those_that_carry_mass_are_level(kind, part, symme
     assert res.method == "proximal"
     R = reduced_costs(t, res.plan)
     scale = np.abs(oracle.gradient(t, res.plan)).max()
-    assert R.min() > -1e-6 * scale
+    assert R.min() > -1e-5 * scale  # the root of the gap: that is of second order in the plan
     assert np.sum(R * res.plan) < 1e-8 * scale * res.mass
     np.testing.assert_allclose(res.value, oracle.objective(t, res.plan), rtol=1e-10)
     for tau, s, w in zip(t.tau, (res.plan.sum(1), res.plan.sum(0)), (t.p, t.q), strict=True):
@@ -166,6 +166,12 @@ def test_the_method_says_what_it_is_for():
         solve(M, tau=0.1, method="conditional_gradient")
     with pytest.raises(ValueError, match="needs a finite positive tau"):
         solve(M, method="proximal")
+
+
+def test_a_cost_that_pays_for_endless_mass_is_named():
+    res = solve(np.full((5, 4), -100.0), tau=(0.5, 0.1), on_fail="ignore")
+    assert res.status.name == "UNBOUNDED"
+    assert not res.converged
 
 
 def test_duals_that_are_not_optimal_leave_a_gap(monkeypatch):

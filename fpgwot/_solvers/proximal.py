@@ -64,8 +64,10 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch) 
         reference, end = plan, found
         G, terms, f, g, station = end
         history.append((terms.sum(1), station))
-        if (station <= tol).all() or watch(iteration, terms.sum(1), station):
-            status = Status.CONVERGED if (station <= tol).all() else Status.STOPPED
+        lost = np.array([x is Status.UNBOUNDED for x in out.status])  # costs far below -tau: the mass grows without end
+        is_over = bool((lost | (station <= tol)).all())
+        if is_over or watch(iteration, terms.sum(1), station):
+            status = Status.CONVERGED if is_over else Status.STOPPED
             break
         since = 0 if (station < 0.9 * best).any() else since + 1
         best = np.minimum(best, station)
@@ -82,7 +84,7 @@ def solve(problem: Problem, T: Any, *, tol: float, max_iter: int, watch: Watch) 
         (f, g, np.zeros(B)),
         {"linear": terms[:, 0], "quad": terms[:, 1], "reg": np.zeros(B), "marginal": terms[:, 2]},
         station,
-        [Status.CONVERGED if x <= tol else status for x in station],
+        [Status.UNBOUNDED if gone else Status.CONVERGED if x <= tol else status for gone, x in zip(lost, station, strict=True)],
         np.full(B, len(history)),
         passes,
         gradients,
@@ -145,4 +147,5 @@ def _duals(
 def _conjugate(f: np.ndarray, p: np.ndarray, tau: float) -> float:
     if tau == np.inf:
         return float(p @ f)
-    return float(-tau * np.sum(p * np.expm1(-f / tau))) if tau > 0 else 0.0
+    with np.errstate(over="ignore"):  # of a lost problem
+        return float(-tau * np.sum(p * np.expm1(-f / tau))) if tau > 0 else 0.0
