@@ -18,7 +18,7 @@ from ._validate import Prepared, make_problem
 from .result import MassPath, Result
 from .structure import LaplaceKernel, PowerDistance, Structure
 
-METHODS = ("auto", "entropic", "conditional_gradient")
+METHODS = ("auto", "entropic", "conditional_gradient", "proximal")
 
 
 @_dispatch.on_callers_stream
@@ -79,8 +79,7 @@ def solve(
         its price jumps, from solves at 20 masses; where it does not jump, the knee of F(m) and a warning. See `result.mass_path`,
         and `fpgwot.nulls.null_price` for such problems.
     tau : float or pair, optional
-        Price of marginal error, one for both sides or (rows, columns); inf is a hard marginal, 0 a free one. A finite positive
-        price needs reg > 0.
+        Price of marginal error, one for both sides or (rows, columns); inf is a hard marginal, 0 a free one.
     tv : float, optional
         Price of unmatched mass: T1 <= p, T'1 <= q, any mass, plus tv (sum p + sum q - 2 sum T). Without entropy a pair is matched
         only where its marginal cost is below 2 tv.
@@ -101,7 +100,7 @@ def solve(
         E(T) = 1 at the product plan of mass one; "max": largest entry 1. The value is that of the scaled problem.
     mask : boolean array (n, m), optional
         True where a pair is allowed.
-    method : "auto", "entropic" (reg > 0), "conditional_gradient" (reg = 0)
+    method : "auto", "entropic" (reg > 0), "conditional_gradient" (reg = 0), "proximal" (reg = 0, a finite positive tau)
     init : None, "product", "annealed", "features", "monotone", "reversed", "random", or an array (n, m)
         Starting plan. A plan that is given is kept to: no annealing. "annealed": with reg = 0 the plan of eight outer steps of
         the entropic solver on the way down from a flat kernel; with reg > 0 the same as "product", which is annealed anyway.
@@ -111,9 +110,10 @@ def solve(
         values are in `result.starts`.
     random_state : int or numpy Generator
     tol : float
-        Bound of `residuals.stationarity`. Default 1e-7 (float32: 1e-5); for the exact method 1e-9.
+        Bound of `residuals.stationarity`. Default 1e-7 (float32: 1e-5); for conditional gradients 1e-9.
     max_iter : int
-        Outer iterations; default 500, exact 1000. A plan that is cut short meets hard marginals and mass all the same.
+        Outer iterations; default 500, conditional gradients 1000, proximal points 100. A plan that is cut short meets hard
+        marginals and mass all the same.
     backend : "auto", "numba", "numpy", "cupy"
         "auto": what the arrays are: NumPy and torch CPU on the CPU, CuPy and torch CUDA on their GPU; they come back as what they
         were. "cupy" sends NumPy arrays to the GPU and back. With reg = 0 arrays on a GPU are copied to the host and back.
@@ -133,16 +133,14 @@ def solve(
     ------
     ValueError, TypeError
         Input that makes no sense; the text says what came in and what to do.
-    NotImplementedError
-        With reg = 0: a positive finite tau.
     ConvergenceError
         With on_fail="raise".
 
     Notes
     -----
     Each outer iteration costs one gradient, O(n^2 m + n m^2) for dense structures and O(n m) for temporal ones, and a few dozen
-    reads of an n x m array (exact: one linear program, a few reads). Sources: Peyre, Cuturi, Solomon
-    (2016), Vayer et al. (2019), Chapel, Alaya, Gasso (2020), Chizat et al. (2018).
+    reads of an n x m array (exact: one linear program, a few reads; with a finite tau: an entropic solve). Sources: Peyre,
+    Cuturi, Solomon (2016), Vayer et al. (2019), Chapel, Alaya, Gasso (2020), Chizat et al. (2018), Xie et al. (2020).
 
     Examples
     --------
@@ -318,11 +316,13 @@ def _method(method: str, prep: Prepared) -> str:
         raise ValueError("reg is 0 for some problems of the batch and positive for others: split the batch")
     if method == "entropic" and exact:
         raise ValueError("method='entropic' needs reg > 0 (or reg_rel)")
-    if method == "conditional_gradient" and not exact:
-        raise ValueError("method='conditional_gradient' is the exact solver: it needs reg=0")
-    if exact and not marginals.is_hard:
-        raise NotImplementedError(f"tau={marginals.tau} with reg=0 is planned, not done: pass reg > 0, or tau of 0 and inf only")
-    return "conditional_gradient" if exact else "entropic"
+    if method in ("conditional_gradient", "proximal") and not exact:
+        raise ValueError(f"method={method!r} solves without entropy: it needs reg=0")
+    found = "entropic" if not exact else "conditional_gradient" if marginals.is_hard else "proximal"
+    if method not in ("auto", found):
+        rules = "hard or free marginals" if found == "proximal" else "a finite positive tau"
+        raise ValueError(f"method={method!r} needs {rules}, and tau={marginals.tau}: leave the method to 'auto'")
+    return found
 
 
 def _choose_mass(prep: Prepared, name: str) -> tuple[Prepared, list[MassPath]]:

@@ -51,7 +51,8 @@ class Residuals:
     mass : |sum T - m| / m where the mass is fixed, else 0
     stationarity : entropic, L1 distance of the plan from the fixed point exp((f + g + h - G)/reg) of its own gradient G and
         of the marginal conditions, relative to its mass (or to the smaller total weight, where a price leaves the plan less
-        than that); exact, Frank-Wolfe gap plus rounding of the linear program, relative to the value (see `solve`)
+        than that); exact, Frank-Wolfe gap plus rounding of the linear program, relative to the value (see `solve`); proximal,
+        the gap between the linearised problem and its dual, relative to the value
     """
 
     marginal: Any

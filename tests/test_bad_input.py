@@ -107,7 +107,7 @@ CASES = [  # what changes, type of the error, a fragment of the text that names 
     ({"init": np.full((N, K), 0.25 + 1j)}, TypeError, "real|number"),
     ({"p": ["a"] * N}, (TypeError, ValueError), "string|real|number"),
     ({"loss": "kl", "C1": -np.eye(4)}, ValueError, "C1 has negative ones"),
-    ({"tau": 0.5, "reg": 0}, NotImplementedError, "reg > 0"),
+    ({"tau": 0.5, "reg": 0, "method": "conditional_gradient"}, ValueError, "hard or free"),
 ]
 
 

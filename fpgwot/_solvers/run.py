@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import entropic, exact, exact_kl
+from . import entropic, exact, exact_kl, proximal
 from ._loop import Watch
 from ._outcome import Outcome
 from .starts import starting_plans
@@ -17,15 +17,15 @@ def run(prep: Any, name: str, init: Any, n_init: int, seed: Any, limits: dict[st
     problem = prep.problem
     plans = starting_plans(prep, init, n_init, seed, exact=name != "entropic")
     B, low = len(problem.size), problem.dtype.itemsize < 8
-    if name == "entropic":
-        tol = limits["tol"] or (1e-5 if low else 1e-7)
-        T = plans[0][0]
+    if name != "conditional_gradient":
+        tol, T, many = limits["tol"] or (1e-5 if low else 1e-7), plans[0][0], _tiled(problem, len(plans))
         if len(plans) > 1:
             T = problem.be.xp.concatenate([problem.product_plan() if t is None else t for t, _ in plans])
+    if name == "entropic":
         anneal = np.repeat([a for _, a in plans], B)
-        out = entropic.solve(
-            _tiled(problem, len(plans)), T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal, is_final=True
-        )
+        out = entropic.solve(many, T, tol=tol, max_iter=limits["max_iter"] or 500, watch=watch, anneal=anneal, is_final=True)
+    elif name == "proximal":
+        out = proximal.solve(many, T, tol=tol, max_iter=limits["max_iter"] or 100, watch=watch)
     else:
         tol = limits["tol"] or 1e-9
         is_shifted = problem.loss == "kl" and problem.C1 is not None and problem.marginals.kind == "balanced"

@@ -101,7 +101,7 @@ def _annealed(problem: Problem, rng: Any) -> Any:
     marginals inexact: the exact solver does the rest at a lower price. With `rng` the costs are tilted by noise for these steps,
     which leads them to another minimum of about the same depth.
     """
-    spread = _spread(problem)
+    spread = cost_range(problem)
     smooth = replace(problem, eps=np.maximum(control.FLAT * control.ANNEAL**-STAGES * spread, 1e-300))
     if rng is not None:
         noise = TILT * spread[:, None, None] * rng.standard_normal(problem.shape)
@@ -110,7 +110,7 @@ def _annealed(problem: Problem, rng: Any) -> Any:
     return _fitted(problem, out.plan, True).astype(problem.dtype)
 
 
-def _spread(problem: Problem) -> np.ndarray:
+def cost_range(problem: Problem) -> np.ndarray:
     """Range of the gradient at the product plan, for each problem; 1 where it is constant."""
     xp, (B, n, k) = problem.be.xp, problem.shape
     A, s1, s2 = xp.zeros((B, n, k), problem.dtype), xp.zeros((B, n)), xp.zeros((B, k))
