@@ -84,6 +84,15 @@ def measure(n: int, dtype: Any) -> list[dict[str, Any]]:
     zero, none = np.zeros((1, n)), np.zeros(1, bool)
     R, W = rng.random((5, n, n)).astype(dtype), np.zeros((3, n, n), dtype)
     byte = n * n * np.dtype(dtype).itemsize
+    be.sweep(K, s, on)
+    be.newton(K, s, on)
+    begun = s.cols.copy(), s.vals.copy()
+
+    def first_step() -> None:
+        """Always the first: a system that is solved is not read again."""
+        s.cols[:], s.vals[:] = begun
+        be.cg(K, s, 0.0, on)
+
     calls: dict[str, tuple[Callable[[], Any], int, str]] = {
         "stream 1 read": (lambda: read(R[0]), 1, ""),
         "stream 1 read, 1 write": (lambda: move(R[:1], W[:1]), 2, ""),
@@ -91,7 +100,7 @@ def measure(n: int, dtype: Any) -> list[dict[str, Any]]:
         "stream 5 reads, 1 write": (lambda: move(R, W[:1]), 6, ""),
         "sweep": (lambda: be.sweep(K, s, on), 1, "stream 1 read"),
         "newton": (lambda: be.newton(K, s, on), 1, "stream 1 read"),
-        "cg": (lambda: be.cg(K, s, 0.0, on), 1, "stream 1 read"),
+        "cg": (first_step, 1, "stream 1 read"),
         "plan": (lambda: be.plan(T, s, on), 2, "stream 1 read, 1 write"),
         "gradient": (lambda: be.gradient(A, M, None, T0, T0, L, s, zero, zero, one, one, none, on), 6, "stream 5 reads, 1 write"),
         "kernel": (lambda: be.kernel(L, G, T, T0, s, 0.5 * one, none, on), 7, "stream 4 reads, 3 writes"),

@@ -23,6 +23,8 @@ def solver(z: Problem, dtype: type = np.float64, backend: str = "auto") -> Calla
 
 def warm_up() -> None:
     """Compiles every kernel that the benchmarks need, serial and (with more than one thread) parallel, in both precisions."""
+    for m in (None, 0.8):
+        solver(problem_t(700).linear().but(m=m))()  # large linear programs have kernels of their own
     for n in (6, 200):
         for z in (problem_t(n), problem_t(n).structural(), problem_t(n).linear(), segmentation_problem(n, 5)):
             for m in (None, 0.8) if z.loss == "square" else (None,):
