@@ -199,12 +199,12 @@ def plan_adjoint(o: Optimum, R: Any) -> Adjoint:
     Raises
     ------
     ValueError
-        reg = 0: the plan is a vertex, piecewise constant in the costs.
+        reg = 0: the plan is a vertex, piecewise constant in the costs; or one of its marginals where those are soft.
     """
     if not (o.reg > 0).all():
         raise ValueError(
-            "an exact plan (reg=0) is piecewise constant in the costs and has no useful gradient: pass reg > 0, "
-            "use the value, or take plan.detach()"
+            "a plan without entropy (reg=0) has no useful gradient, with hard marginals it is piecewise constant in the costs: "
+            "pass reg > 0, use the value, or take plan.detach()"
         )
     o, R = o.in_double(), R.astype(float)
     if o.T.shape[2] > o.T.shape[1]:  # the Schur complement lives on the smaller side

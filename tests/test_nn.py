@@ -253,6 +253,22 @@ def test_exact_values_have_gradients(options):
         assert np.sum(tensors[k].grad.numpy() * d) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("tau", [0.3, (INF, 0.3), (0.2, 0.0)], ids=str)
+def test_values_with_soft_marginals_and_no_entropy_have_gradients(tau):
+    arrays = [x.detach().numpy() for x in problem(5, 4, seed=7)]
+    tensors = [torch.from_numpy(a.copy()).requires_grad_() for a in arrays]
+    options = {"alpha": 0.2, "tau": tau, "tol": 1e-9, "max_iter": 300}
+    nn.solve(*tensors, **options).value.backward()
+    rng = np.random.default_rng(0)
+    for k, a in enumerate(arrays):
+        d = rng.normal(size=a.shape)
+        values = []
+        for sign in (1, -1):
+            moved = [x + sign * 3e-4 * d if i == k else x for i, x in enumerate(arrays)]
+            values.append(fpgwot.solve(*moved, **options).value)
+        assert np.sum(tensors[k].grad.numpy() * d) == pytest.approx((values[0] - values[1]) / 6e-4, rel=1e-4, abs=2e-6)
+
+
 def test_exact_plans_refuse():
     M = torch.rand(4, 4, requires_grad=True)
     out = nn.solve(M, m=0.5)
