@@ -103,15 +103,22 @@ def main() -> None:
             theirs_s = time.perf_counter() - start
             ours = result.plan
             early = solve(C, Cx, Dense(Cy), **options, max_iter=EARLY, on_fail="ignore").plan
+            bar = objective(theirs, C, product(Cx, Cy, theirs, be), q, lam)
+            for steps in range(EARLY, 100):  # until the objective is the published one
+                level = solve(C, Cx, Dense(Cy), **options, max_iter=steps, on_fail="ignore").plan
+                if objective(level, C, product(Cx, Cy, level, be), q, lam) <= bar:
+                    break
             row = {
                 "data": NAMES.get(file.stem, file.stem),
                 "rho": rho,
                 "lambda": lam,
                 "F": objective(ours, C, product(Cx, Cy, ours, be), q, lam),
-                "F_published": objective(theirs, C, product(Cx, Cy, theirs, be), q, lam),
+                "F_published": bar,
                 "F_early": objective(early, C, product(Cx, Cy, early, be), q, lam),
                 "accuracy": accuracy(ours, labels),
                 "accuracy_early": accuracy(early, labels),
+                "accuracy_level": accuracy(level, labels),
+                "steps_level": steps,
                 "accuracy_published": accuracy(theirs, labels),
                 "accuracy_affinity": accuracy(affinity, labels),
                 "seconds": ours_s,
@@ -124,20 +131,22 @@ def main() -> None:
         "# ASOT's iteration and the solution of its problem",
         "",
         f"alpha {ALPHA}, band {RADIUS}, eps {EPS}, frames hard, steps relaxed; see the head of `benchmarks/asot_table.py`.",
-        f"`published`: its 25 steps. `early`: our solver stopped after {EARLY} steps (`max_iter={EARLY}`).",
+        f"`published`: its 25 steps. `early`: our solver stopped after {EARLY} steps (`max_iter={EARLY}`). `level`: at its first",
+        "step whose objective is the published one or lower, with the number of that step.",
         "",
         "The solution has the lower objective everywhere, and its frames are right less often on the long video: the published",
         "steps stop before the minimum, and stopping early works as a regulariser there. It does so for ours too: after eight",
-        "steps the objective is a little above the published one and the frames are right as often or more. Not both at once:",
-        "where the objectives are equal, so are the accuracies. A better solver does not mend a model.",
+        "steps the objective is a little above the published one and the frames are right as often or more; where it is level,",
+        "the accuracy is within half a per cent, above or below. A better solver does not mend a model.",
         "",
-        "| data | rho | lambda | F ours | early | published | accuracy ours | early | published | affinity alone | converged |",
-        "| --- " * 11 + "|",
+        "| data | rho | lambda | F ours | early | published | accuracy ours | early | level | published | affinity | converged |",
+        "| --- " * 12 + "|",
     ]
     for r in rows:
         lines.append(
             f"| {r['data']} | {r['rho']} | {r['lambda']} | {r['F']:.6f} | {r['F_early']:.6f} | {r['F_published']:.6f} | "
-            f"{r['accuracy']:.3f} | {r['accuracy_early']:.3f} | {r['accuracy_published']:.3f} | {r['accuracy_affinity']:.3f} | "
+            f"{r['accuracy']:.3f} | {r['accuracy_early']:.3f} | {r['accuracy_level']:.3f} ({r['steps_level']}) | "
+            f"{r['accuracy_published']:.3f} | {r['accuracy_affinity']:.3f} | "
             f"{r['converged']} |"
         )
     if args.out:

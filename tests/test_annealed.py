@@ -84,7 +84,7 @@ def test_with_entropy_it_is_the_product_start():
 
 
 @pytest.mark.parametrize("loss", ["square", "product", "kl"])
-def test_spread_is_the_range_of_the_gradient_at_the_product_plan(loss):
+def test_cost_range_is_that_of_the_gradient_at_the_product_plan(loss):
     from fpgwot._backends import numpy_ref
 
     M, C1, C2 = problem(5, 6, 7)
@@ -94,7 +94,7 @@ def test_spread_is_the_range_of_the_gradient_at_the_product_plan(loss):
     cost = {"square": (a - b) ** 2, "product": a * b + 0 * b, "kl": a * np.log(a / b) - a + b}[loss]
     T = np.full((6, 7), 1 / 42)
     G = 0.6 * M + 0.4 * 2 * np.einsum("ijkl,kl->ij", cost, T)
-    assert starts._spread(prep.problem)[0] == pytest.approx(G.max() - G.min(), rel=1e-9)
+    assert starts.cost_range(prep.problem)[0] == pytest.approx(G.max() - G.min(), rel=1e-9)
 
 
 def test_lower_values_than_from_the_product_plan():

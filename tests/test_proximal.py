@@ -23,9 +23,9 @@ def task(kind: str, part: str, **more):
     return replace(base, reg=0.0, tau=SOFT[kind])
 
 
-def reduced_costs(t: oracle.Task, T: np.ndarray) -> np.ndarray:
-    """Derivative of F along each entry, less the multiplier of a hard side, from differences of the definition."""
-    R = oracle.gradient(t, T)
+def reduced_costs(t: oracle.Task, T: np.ndarray, G: np.ndarray) -> np.ndarray:
+    """Derivative of F along each entry, less the multiplier of a hard side; G is the gradient of the terms without prices."""
+    R = G.copy()
     for axis, (tau, w) in enumerate(zip(t.tau, (t.p, t.q), strict=True)):
         if 0 < tau < np.inf:
             R = R + np.expand_dims(tau * np.log(T.sum(1 - axis) / w), 1 - axis)
@@ -43,8 +43,8 @@ def test_no_entry_can_fall_and_those_that_carry_mass_are_level(kind, part, symme
     res = solve(**t.arguments, tol=1e-10)
     assert res.converged
     assert res.method == "proximal"
-    R = reduced_costs(t, res.plan)
-    scale = np.abs(oracle.gradient(t, res.plan)).max()
+    G = oracle.gradient(t, res.plan)  # differences of the definition
+    R, scale = reduced_costs(t, res.plan, G), np.abs(G).max()
     assert R.min() > -1e-5 * scale  # the root of the gap: that is of second order in the plan
     assert np.sum(R * res.plan) < 1e-8 * scale * res.mass
     np.testing.assert_allclose(res.value, oracle.objective(t, res.plan), rtol=1e-10)
@@ -53,7 +53,7 @@ def test_no_entry_can_fall_and_those_that_carry_mass_are_level(kind, part, symme
             np.testing.assert_allclose(s, w, rtol=1e-12)
     f, g, _ = res.potentials
     assert (f[:, None] + g <= res.gradient + 1e-9 * scale).all()
-    np.testing.assert_allclose(res.gradient, oracle.gradient(t, res.plan), atol=1e-9 * scale)
+    np.testing.assert_allclose(res.gradient, G, atol=1e-9 * scale)
 
 
 def test_a_generic_solver_finds_no_lower_value():
