@@ -137,7 +137,7 @@ def main() -> None:
         "The solution has the lower objective everywhere, and its frames are right less often on the long video: the published",
         "steps stop before the minimum, and stopping early works as a regulariser there. It does so for ours too: after eight",
         "steps the objective is a little above the published one and the frames are right as often or more; where it is level,",
-        "the accuracy is within half a per cent, above or below. A better solver does not mend a model.",
+        "the accuracy is within .006, above or below. A better solver does not mend a model.",
         "",
         "| data | rho | lambda | F ours | early | published | accuracy ours | early | level | published | affinity | converged |",
         "| --- " * 12 + "|",
