@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _dispatch
+from . import _direct, _dispatch
 from ._feasible import check_feasible
 from ._finish import complain, doubt, result_of
 from ._solvers import mass_path
@@ -154,6 +154,13 @@ def solve(
     (True, 0.7)
     """
     _check_arguments(method, on_fail, n_init, tol, max_iter, reg, reg_rel)
+    if C1 is None and C2 is None and type(reg) in (float, int) and reg == 0 and method in ("auto", "conditional_gradient"):
+        others = (alpha, tau, tv, sink, reg_rel, reference, normalize, mask, init, callback)
+        if all(x is None for x in others) and loss == "square" and n_init == 1 and not verbose and not np.any(smoothness):
+            result = _direct.linear(M, p, q, m, tol, backend, random_state)
+            if result is not None:
+                complain(result, on_fail)
+                return result
     route = _dispatch.resolve([M, C1, C2, p, q, mask, reference, init], backend)
     if route[0].name == "cupy" and reg_rel is None and not np.any(np.asarray(reg) > 0):
         route = _dispatch.on_host(route)

@@ -47,6 +47,7 @@ PUBLIC += ("marginals", "presets", "_dispatch", "_pairwise", "_warmup", "_accele
 ALLOWED = {
     "__init__.py": PUBLIC,
     "api.py": (
+        "_direct",
         "_dispatch",
         "_validate",
         "_feasible",
@@ -61,6 +62,7 @@ ALLOWED = {
     ),
     "_batch.py": ("_dispatch", "_finish", "_solvers._loop", "api", "result", "structure"),
     "_feasible.py": ("_dispatch", "_validate", "_solvers", "_backends._protocol"),
+    "_direct.py": ("_dispatch", "_finish", "_version", "result"),
     "_finish.py": ("_dispatch", "_validate", "_solvers._outcome", "_problem", "result", "_version"),
     "_audit.py": ("_dispatch", "_validate", "_problem", "result", "structure", "api"),
     "presets.py": PUBLIC,

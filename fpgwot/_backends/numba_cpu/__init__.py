@@ -14,6 +14,7 @@ from . import scaling as _k
 from ._jit import jit as compiled  # noqa: F401
 from ._jit import one_thread  # noqa: F401
 from .descent import descend  # noqa: F401
+from .direct import linear  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,
     add_laplacians,
@@ -26,7 +27,7 @@ from .lp import (  # noqa: F401
     product_factors,
     square_matvec,
 )
-from .simplex import lp_basis, lp_solve  # noqa: F401
+from .simplex import DENSE_UP_TO, lp_basis, lp_solve  # noqa: F401
 from .structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
 
 name = "numba"
