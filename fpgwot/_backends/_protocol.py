@@ -72,6 +72,7 @@ MEMORY = 8  # Anderson mixing: images kept beside the last
 DRIFT = 60.0  # largest |log scaling| before it is absorbed again: exp(60) times a kernel entry is a float32
 LARGEST = 1e20  # of a plan entry: beyond it a soft marginal has lost all hold, and products would overflow
 STEP = 10.0  # largest entry of a Newton step
+NEAR, NEAREST = 0.3, 0.1  # a potential is held by its cap from this share of the residual per unit of mass on, at most so far
 LARGEST_FACTOR = 3000  # columns up to which a dense factor may be bought
 RIDGE = 1e-10  # added to its diagonal, relative
 

@@ -252,11 +252,13 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
             s.cols[b, ix.G, j] + s.cols[b, ix.Y, j],
             s.cols[b, ix.GRAD, j],
         )
-        free_rows = (t1 > 0) & ((-1e-13 if s.vals[b, ix.CAP1] == 0 else np.inf) > F)
+        # a potential near its cap counts as held by it, and one that has drifted as far as it may stays
+        near = max(min(ix.NEAR * (s.vals[b, ix.RES] / max(s.vals[b, ix.MASS], TINY)), ix.NEAREST), 1e-13)
+        free_rows = (t1 > 0) & ((-near if s.vals[b, ix.CAP1] == 0 else np.inf) > F)
         w = np.where(free_rows, 1 / (np.maximum(row, TINY) * (1 + 1 / max(t1, TINY))), 0.0)
         d = col if np.isinf(t2) else col + (grad + col) / t2 if t2 > 0 else np.zeros_like(col)
-        held = (G >= -1e-13) & (grad > 0) if s.vals[b, ix.CAP2] == 0 else np.zeros(len(col), bool)
-        d = np.where(held, 0.0, d)
+        held = (-near <= G) & (grad > 0) if s.vals[b, ix.CAP2] == 0 else np.zeros(len(col), bool)
+        d = np.where(held | (abs(s.cols[b, ix.Y, j]) >= ix.DRIFT), 0.0, d)
         shift = 0.03 * min(1.0, s.vals[b, ix.RES] / max(s.vals[b, ix.MASS], TINY))
         rhs = np.append(np.where(d > 0, grad, 0.0), s.cols[b, ix.GRAD, -1])
         pre = np.append(d * (1 + shift) - w @ T**2, s.vals[b, ix.MASS] * (1 + shift) - w @ row**2)

@@ -189,6 +189,16 @@ def factor(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ign
     return built
 
 
+@jit
+def _near(S, b):  # type: ignore[no-untyped-def]
+    """Distance from its cap at which a potential counts as held by it.
+
+    Nothing bends the dual there, so a Newton step runs on past the cap; the dual turns at the first of them. Counting those
+    near by as held bends the model more than the dual, and the distance goes to zero with the residual.
+    """
+    return max(min(ix.NEAR * (S[b, ix.RES] / max(S[b, ix.MASS], 1e-300)), ix.NEAREST), 1e-13)
+
+
 @kernel
 def newton(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ignore[no-untyped-def]
     """Newton system at the swept point: free rows w, free columns dc, diagonal preconditioner, right-hand side, direction."""
@@ -202,14 +212,14 @@ def newton(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ign
         nb, mb = size[b]
         part, v = part_[b, block], v_[b]
         part[:] = real(0)
-        tau = S[b, ix.TAU1] / S[b, ix.EPS]
+        tau, near = S[b, ix.TAU1] / S[b, ix.EPS], _near(S, b)
         squares = 0.0
         a = np.empty(4)
         for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb), 4):
             last = min(i + 4, min((block + 1) * ix.ROWS, nb))
             for k in range(i, last):
                 row = max(R[b, ix.ROW, k], 1e-300)
-                free = tau > 0 and (S[b, ix.CAP1] == np.inf or R[b, ix.F, k] + R[b, ix.LU, k] < -1e-13)
+                free = tau > 0 and (S[b, ix.CAP1] == np.inf or R[b, ix.F, k] + R[b, ix.LU, k] < -near)
                 w = (1 / row if tau == np.inf else 1 / (row * (1 + 1 / tau))) if free else 0.0
                 R[b, ix.W, k] = w
                 squares += w * row * row
@@ -231,14 +241,14 @@ def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-
     fixed, capped = C[b, ix.Q, m] == C[b, ix.Q, m], S[b, ix.CAP2] < np.inf
     tau = S[b, ix.TAU2] / S[b, ix.EPS]
     total = S[b, ix.MASS]
-    shift = 0.03 * min(1.0, S[b, ix.RES] / max(total, 1e-300))
+    shift, near = 0.03 * min(1.0, S[b, ix.RES] / max(total, 1e-300)), _near(S, b)
     squares = 0.0
     for block in range(nblocks):
         squares += part_s[b, block, 0]
     sum_b = sum_d = 0.0
     for j in range(mb):
         col, pot, grad = C[b, ix.COL, j], C[b, ix.G, j] + C[b, ix.Y, j], C[b, ix.GRAD, j]
-        free = tau > 0 and not (capped and pot >= -1e-13 and grad > 0)
+        free = tau > 0 and abs(C[b, ix.Y, j]) < ix.DRIFT and not (capped and pot >= -near and grad > 0)
         d = col if tau == np.inf else (col + (grad + col) / tau if tau > 0 else 0.0)
         d = d if free and d > 0 else 0.0
         sq = 0.0
