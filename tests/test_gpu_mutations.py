@@ -83,7 +83,7 @@ SMALL = {
 def inner_solves() -> None:
     for order in ("forward", "backward"):
         small.check("partial", np.float64, small.device(order, threads=64))
-    small.test_hard_problems_take_the_same_decisions("full_rows", 4, 8)
+    small.test_hard_problems_take_the_same_decisions("balanced", 43, 8)
 
 
 @pytest.mark.parametrize("what", SMALL)
