@@ -64,7 +64,7 @@ class _Uniform(Structure):
 class PowerDistance(_Uniform):
     """Temporal distances C_ik = scale |t_i - t_k|^power, power 1 or 2; t_i = i unless times are given.
 
-    Products by running sums in both directions, O(n) per column; nothing but additions, so that no digits cancel where X >= 0.
+    Products by running sums, O(n) per column.
 
     Parameters
     ----------

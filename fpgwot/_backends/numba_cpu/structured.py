@@ -2,10 +2,12 @@
 
 X has shape (B, n, k) and the structure acts along its rows (axis 0: C X) or (B, k, n) and along its columns (axis 1: X C).
 Along the rows a scan is vectorised over a strip of columns; along the columns four rows run side by side, which hides the
-latency of the additions. Scans go both ways and only ever add: with X >= 0 no digit cancels. Sums are float64 in both dtypes.
+latency of the additions. Squares and kernels are scanned both ways and only ever add: with X >= 0 no digit cancels. Sums are
+float64 in both dtypes.
 
-Down the rows memory is the limit. A first sweep from below keeps the running sums at the end of each block of rows only; the
-second does a block in both directions while it is in cache. X is read twice and the product written once.
+Down the rows memory is the limit. Where both directions are scanned, a first sweep from below keeps the running sums at the end
+of each block of rows only; the second does a block in both directions while it is in cache. X is read twice and the product
+written once.
 
 Along the columns rows are first copied, one after the other, to a buffer: reading four rows side by side out of memory took
 three times as long where their distance was a power of two.
@@ -17,6 +19,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from ._jit import jit, kernel
+from .elementary import add
 
 STRIP, BLOCK, ROWS = 512, 32, 32  # most columns of a strip, rows of its blocks; rows of a work item along the columns
 NARROW = 128  # columns of a strip where a band is read more than once
@@ -61,50 +64,40 @@ def _done(Y, out):  # type: ignore[no-untyped-def]
 def power_matmul(X, gaps, power, scale, axis, out=None):  # type: ignore[no-untyped-def]
     """scale |t_i - t_k|^power times X for power 1 or 2; gaps[i] = t_i - t_(i-1), gaps[0] = 0."""
     X, Y = _ready(X, out)
-    if axis:
-        (_distance_along, _square_along)[power - 1](4 * X.size, X, gaps, float(scale), Y)
+    work, scale, width = 4 * X.size, float(scale), _width(X)
+    if power == 1:
+        # The product is piecewise linear in t_i: value and slope at t_0, which are plain sums, then one scan. All entries are
+        # rounded as the largest.
+        t = np.cumsum(gaps)
+        _distance_along(work, X, gaps, t, scale, Y) if axis else _distance_down(work, X, gaps, t, scale, width, Y)
     else:
-        (_distance_down, _square_down)[power - 1](4 * X.size, X, gaps, float(scale), _width(X), Y)
+        _square_along(work, X, gaps, scale, Y) if axis else _square_down(work, X, gaps, scale, width, Y)
     return _done(Y, out)
 
 
 @kernel
-def _distance_down(X, gaps, scale, width, out):  # type: ignore[no-untyped-def]
+def _distance_down(X, gaps, t, scale, width, out):  # type: ignore[no-untyped-def]
     B, n, m = X.shape
-    strips, blocks = (m + width - 1) // width, (n + BLOCK - 1) // BLOCK
+    strips = (m + width - 1) // width
     real = X.dtype.type
     for item in prange(B * strips):
         b, j0 = item // strips, item % strips * width
         w = min(width, m - j0)
-        a, z, ends = np.zeros(2 * STRIP), np.empty(2 * STRIP), np.empty((blocks, 2 * w))  # sums of x and of distance times x
-        for i in range(n - 1, -1, -1):
-            if i % BLOCK == BLOCK - 1 or i == n - 1:
-                e = ends[i // BLOCK]
-                for j in range(w):
-                    e[j] = a[j]
-                    e[w + j] = a[STRIP + j]
-            x, g = X[b, i, j0 : j0 + w], gaps[i]
+        a, y = np.zeros(w), np.zeros(w)  # growth from row to row; the product itself
+        for i in range(n):
+            x, at = X[b, i, j0 : j0 + w], t[i]
             for j in range(w):
                 a[j] += x[j]
-                a[STRIP + j] += g * a[j]
-        a[:] = 0.0
-        for block in range(blocks):
-            e, last = ends[block], min(n, (block + 1) * BLOCK)
+                y[j] += at * x[j]
+        for j in range(w):
+            a[j] *= -scale
+            y[j] *= scale
+        for i in range(n):
+            x, z, g = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], gaps[i]
             for j in range(w):
-                z[j] = e[j]
-                z[STRIP + j] = e[w + j]
-            for i in range(last - 1, block * BLOCK - 1, -1):
-                x, y, g = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], gaps[i]
-                for j in range(w):
-                    y[j] = real(z[STRIP + j])
-                    z[j] += x[j]
-                    z[STRIP + j] += g * z[j]
-            for i in range(block * BLOCK, last):
-                x, y, g = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w], gaps[i]
-                for j in range(w):
-                    a[STRIP + j] += g * a[j]
-                    y[j] = real(scale * (y[j] + a[STRIP + j]))
-                    a[j] += x[j]
+                y[j] += g * a[j]
+                z[j] = real(y[j])
+                a[j] += 2 * scale * x[j]
 
 
 @kernel
@@ -152,7 +145,7 @@ def _square_down(X, gaps, scale, width, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _distance_along(X, gaps, scale, out):  # type: ignore[no-untyped-def]
+def _distance_along(X, gaps, t, scale, out):  # type: ignore[no-untyped-def]
     B, m, n = X.shape
     items = (m + ROWS - 1) // ROWS
     real = X.dtype.type
@@ -164,32 +157,31 @@ def _distance_along(X, gaps, scale, out):  # type: ignore[no-untyped-def]
             _load(X, b, i, last, x)
             i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
             x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
-            y0, y1, y2, y3 = out[b, i], out[b, i1], out[b, i2], out[b, i3]
-            s0 = s1 = s2 = s3 = l0 = l1 = l2 = l3 = 0.0
-            for j in range(n - 1, -1, -1):
-                g = gaps[j]
-                y0[j], y1[j], y2[j], y3[j] = real(l0), real(l1), real(l2), real(l3)
-                s0 += x0[j]
-                s1 += x1[j]
-                s2 += x2[j]
-                s3 += x3[j]
-                l0 += g * s0
-                l1 += g * s1
-                l2 += g * s2
-                l3 += g * s3
-            s0 = s1 = s2 = s3 = l0 = l1 = l2 = l3 = 0.0
+            z0, z1, z2, z3 = out[b, i], out[b, i1], out[b, i2], out[b, i3]
+            a0 = a1 = a2 = a3 = y0 = y1 = y2 = y3 = 0.0
+            for j in range(n):
+                at = t[j]
+                a0 = add(a0, x0[j])
+                a1 = add(a1, x1[j])
+                a2 = add(a2, x2[j])
+                a3 = add(a3, x3[j])
+                y0 = add(y0, at * x0[j])
+                y1 = add(y1, at * x1[j])
+                y2 = add(y2, at * x2[j])
+                y3 = add(y3, at * x3[j])
+            a0, a1, a2, a3 = -scale * a0, -scale * a1, -scale * a2, -scale * a3
+            y0, y1, y2, y3 = scale * y0, scale * y1, scale * y2, scale * y3
             for j in range(n):
                 g = gaps[j]
-                l0 += g * s0
-                l1 += g * s1
-                l2 += g * s2
-                l3 += g * s3
-                t0, t1, t2, t3 = scale * (y0[j] + l0), scale * (y1[j] + l1), scale * (y2[j] + l2), scale * (y3[j] + l3)
-                y0[j], y1[j], y2[j], y3[j] = real(t0), real(t1), real(t2), real(t3)
-                s0 += x0[j]
-                s1 += x1[j]
-                s2 += x2[j]
-                s3 += x3[j]
+                y0 += g * a0
+                y1 += g * a1
+                y2 += g * a2
+                y3 += g * a3
+                z0[j], z1[j], z2[j], z3[j] = real(y0), real(y1), real(y2), real(y3)
+                a0 += 2 * scale * x0[j]
+                a1 += 2 * scale * x1[j]
+                a2 += 2 * scale * x2[j]
+                a3 += 2 * scale * x3[j]
 
 
 @kernel
