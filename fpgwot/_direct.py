@@ -23,7 +23,7 @@ def linear(M: Any, p: Any, q: Any, m: Any, tol: Any, backend: Any, seed: Any) ->
     """The exact solution for the cost M, weights p and q, and the mass m (None: all of it); None: not for this function."""
     if type(M) is not np.ndarray or type(backend) is not str or backend not in ("auto", "numba"):
         return None
-    if M.dtype != np.float64 or M.ndim != 2 or not M.size or not M.flags.c_contiguous:
+    if M.dtype != np.float64 or M.ndim != 2 or not M.size:
         return None
     be = _dispatch.load_backend("numba")
     if M.size > be.DENSE_UP_TO or not (m is None or (type(m) in (float, int) and m == m)):
@@ -32,8 +32,8 @@ def linear(M: Any, p: Any, q: Any, m: Any, tol: Any, backend: Any, seed: Any) ->
     p, q = _weights(p, n), _weights(q, k)
     if p is None or q is None:
         return None
-    mass = NAN if m is None else float(m)
-    ordinary, plan, a, b, f, g, h, value, lacks, noise, top, sweeps, worst, sent = be.linear(M, p, q, mass)
+    mass, G = NAN if m is None else float(m), np.array(M, order="C")
+    ordinary, plan, a, b, f, g, h, value, lacks, noise, top, sweeps, worst, sent = be.linear(G, p, q, mass)
     if not ordinary:
         return None
     tol = tol or TOL
@@ -50,7 +50,7 @@ def linear(M: Any, p: Any, q: Any, m: Any, tol: Any, backend: Any, seed: Any) ->
         marginal_a=a,
         marginal_b=b,
         potentials=(f, g, h),
-        gradient=M.copy(),
+        gradient=G,
         residuals=Residuals(worst, 0.0 if m is None else abs(sent - m) / m, station),
         status=Status.MAX_ITER if not is_certified else Status.CONVERGED if is_feasible else Status.STALLED,
         converged=is_certified and is_feasible,

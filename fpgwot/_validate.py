@@ -174,8 +174,14 @@ def _finite(be: Any, name: str, a: Any) -> Any:
     return a
 
 
-def _layers(be: Any, name: str, a: Any, dtype: type) -> Any:
+def _contiguous(be: Any, a: Any, dtype: type) -> Any:
+    """The array as the kernels take it. One that is read-only is copied: Numba would compile every kernel once more for it."""
     a = be.xp.ascontiguousarray(a, dtype=dtype)
+    return a if be.xp is not np or a.flags.writeable else a.copy()
+
+
+def _layers(be: Any, name: str, a: Any, dtype: type) -> Any:
+    a = _contiguous(be, a, dtype)
     if a.ndim not in (2, 3):
         raise ValueError(f"{name} must be (n, m), or (B, n, m) for a batch; got shape {a.shape}")
     return _finite(be, name, a if a.ndim == 3 else a[None])
@@ -189,9 +195,10 @@ def _structure(be: Any, name: str, C: Any, dtype: type) -> Structure | None:
             C = Dense(C.to_dense())
         if isinstance(C, Dense):
             _finite(be, name, C.array)
-            return C if C.array.dtype == dtype else Dense(C.array.astype(dtype))
+            array = _contiguous(be, C.array, dtype)
+            return C if array is C.array else Dense(array)
     else:
-        C = be.xp.ascontiguousarray(C, dtype=dtype)
+        C = _contiguous(be, C, dtype)
         if C.ndim not in (2, 3) or C.shape[-1] != C.shape[-2]:
             raise ValueError(f"{name} must be square, (n, n) or (B, n, n); got shape {C.shape}")
         _finite(be, name, C)

@@ -189,6 +189,23 @@ def test_any_memory_layout_is_read_and_nothing_is_written(reg):
         assert all(not np.shares_memory(res.plan, a) for a in given.values())
 
 
+@pytest.mark.parametrize("reg", [0, 0.1])
+def test_read_only_arrays_compile_nothing_new(reg):
+    def compiled():
+        modules = [m for name, m in sys.modules.items() if name.startswith("fpgwot._backends.numba_cpu")]
+        found = {id(f): f for m in modules for x in vars(m).values() for f in (x, getattr(x, "serial", None))}
+        return sum(len(f.signatures) for f in found.values() if hasattr(f, "signatures"))
+
+    x = good() | {"reg": reg}
+    solve(**x), solve(x["M"])
+    before = compiled()
+    for a in x.values():
+        if isinstance(a, np.ndarray):
+            a.flags.writeable = False
+    solve(**x), solve(x["M"])
+    assert compiled() == before > 0
+
+
 @pytest.mark.parametrize("name", ["M", "C1", "C2", "p", "q", "mask", "reference"])
 def test_any_array_may_be_the_one_with_the_batch_axis(name):
     x = good() | {"mask": np.ones((N, K), bool), "reference": np.full((N, K), 0.1)}

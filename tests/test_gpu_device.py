@@ -91,9 +91,9 @@ def test_structures(shape, dtype, gpu):
 def test_whole_solves(kind, n, gpu, sequences):
     x = sequences(n)
     arrays = [x[k] for k in ("M", "C1", "C2")]
-    expected = solve(*arrays, alpha=0.5, reg=0.02, **MARGINALS[kind])
+    expected = solve(*arrays, alpha=0.5, reg=0.02, tol=1e-9, **MARGINALS[kind])
     cp = gpu.cp
-    found = solve(*(cp.asarray(a) for a in arrays), alpha=0.5, reg=0.02, **MARGINALS[kind])
+    found = solve(*(cp.asarray(a) for a in arrays), alpha=0.5, reg=0.02, tol=1e-9, **MARGINALS[kind])
     assert isinstance(found.plan, cp.ndarray)
     assert found.converged
     np.testing.assert_allclose(cp.asnumpy(found.plan), expected.plan, atol=1e-6 * expected.plan.max())

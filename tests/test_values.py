@@ -323,7 +323,7 @@ def test_reg_rel_is_a_share_of_the_range(backend):
 @pytest.mark.parametrize("reg", [0.0, 0.004])
 def test_starts(sequences, reg, backend):
     """The best start wins, all are reported, and the seed makes it reproducible."""
-    data = {k: v for k, v in sequences(12).items() if k not in "XY"}
+    data = {k: v for k, v in sequences(12, seed=3).items() if k not in "XY"}
     one, two = (solve(**data, reg=reg, n_init=7, random_state=3, backend=backend, on_fail="ignore") for _ in range(2))
     assert one.starts.shape == (7,)
     assert one.value == one.starts.min()
