@@ -26,7 +26,7 @@ def linear(M: Any, p: Any, q: Any, m: Any, tol: Any, backend: Any, seed: Any) ->
     if M.dtype != np.float64 or M.ndim != 2 or not M.size:
         return None
     be = _dispatch.load_backend("numba")
-    if M.size > be.DENSE_UP_TO or not (m is None or (type(m) in (float, int) and m == m)):
+    if M.size > be.DENSE_UP_TO or not (m is None or (isinstance(m, (float, int)) and m == m)):
         return None
     n, k = M.shape
     p, q = _weights(p, n), _weights(q, k)
@@ -51,7 +51,7 @@ def linear(M: Any, p: Any, q: Any, m: Any, tol: Any, backend: Any, seed: Any) ->
         marginal_b=b,
         potentials=(f, g, h),
         gradient=G,
-        residuals=Residuals(worst, 0.0 if m is None else abs(sent - m) / m, station),
+        residuals=Residuals(worst, 0.0 if m is None else abs(sent - mass) / mass, station),
         status=Status.MAX_ITER if not is_certified else Status.CONVERGED if is_feasible else Status.STALLED,
         converged=is_certified and is_feasible,
         n_iter=1,

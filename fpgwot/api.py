@@ -154,7 +154,7 @@ def solve(
     (True, 0.7)
     """
     _check_arguments(method, on_fail, n_init, tol, max_iter, reg, reg_rel)
-    if C1 is None and C2 is None and type(reg) in (float, int) and reg == 0 and method in ("auto", "conditional_gradient"):
+    if C1 is None and C2 is None and isinstance(reg, (float, int)) and reg == 0 and method in ("auto", "conditional_gradient"):
         others = (alpha, tau, tv, sink, reg_rel, reference, normalize, mask, init, callback)
         if all(x is None for x in others) and loss == "square" and n_init == 1 and not verbose and not np.any(smoothness):
             result = _direct.linear(M, p, q, m, tol, backend, random_state)

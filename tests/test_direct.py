@@ -99,6 +99,14 @@ def test_nothing_of_the_callers_is_in_the_result() -> None:
     assert not any(np.shares_memory(x, y) for x in (res.gradient, *res.weights) for y in (M, p, q))
 
 
+def test_numbers_of_numpy_are_ordinary(direct: list[bool]) -> None:
+    M = np.random.default_rng(0).random((6, 6))
+    res = solve(M, m=np.float64(0.7), reg=np.float64(0.0))
+    assert direct == [True]
+    assert type(res.residuals.mass) is float
+    np.testing.assert_array_equal(res.plan, solve(M, m=0.7).plan)
+
+
 def test_the_extraordinary_goes_to_the_general_call(direct: list[bool]) -> None:
     rng = np.random.default_rng(0)
     M, u = rng.random((6, 6)), np.full(6, 1 / 6)

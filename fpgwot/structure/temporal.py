@@ -64,7 +64,7 @@ class _Uniform(Structure):
 class PowerDistance(_Uniform):
     """Temporal distances C_ik = scale |t_i - t_k|^power, power 1 or 2; t_i = i unless times are given.
 
-    Products by running sums, O(n) per column.
+    Products by running sums, O(n) per column; for power 1 each entry of a column is rounded as the largest one.
 
     Parameters
     ----------
