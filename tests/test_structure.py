@@ -365,3 +365,19 @@ def test_cross_of_the_product_plan_is_the_double_sum(kind, symmetric, backend):
         T = 0.3 / prep.scale[b] * np.outer(p[b, rows] / p[b].sum(), q[b, cols] / q[b].sum())
         A = (np.einsum("ik,jl,kl->ij", a, c, T) + np.einsum("ki,lj,kl->ij", a, c, T)) / 2
         np.testing.assert_allclose(out[b, : len(rows), : len(cols)], A, rtol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_products_of_distances_are_rounded_as_their_largest_entry(axis):
+    """Two groups of points far apart, all mass in one: the worst case of a scan that starts at the other."""
+    from fpgwot._backends import numba_cpu
+
+    rng = np.random.default_rng(0)
+    t = np.cumsum(rng.random(300)) + 1e6 * (np.arange(300) >= 150)
+    X = np.where(np.arange(300) >= 150, rng.random((40, 300)), 0.0)
+    want = (X.astype(np.longdouble) @ np.abs(np.subtract.outer(t, t)).astype(np.longdouble)).astype(float)
+    x = X.T if axis == 0 else X
+    C = PowerDistance(None, times=t)
+    got = (C.matmul if axis == 0 else C.rmatmul)(numba_cpu, np.ascontiguousarray(x)[None])[0]
+    got = got.T if axis == 0 else got
+    assert (np.abs(got - want).max(1) <= 1e-14 * want.max(1)).all()
