@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .api import solve
+from ._backends.numba_cpu import both_forms
 from .structure import SCAN_FROM, LaplaceKernel, PowerDistance, Toeplitz
 
 DTYPES = ("float32", "float64")
@@ -53,7 +54,8 @@ def warmup(dtypes: Sequence[str] = DTYPES, *, exact: bool = True, operators: boo
         if operators:
             _operators(np.dtype(dtype))
         if parallel:
-            _entropic(np.dtype(dtype), 180)
+            with both_forms():
+                _entropic(np.dtype(dtype), 180)
     if exact:
         M, C1, C2 = _problem(np.dtype("float64"), 8)
         for options in ({}, {"m": 0.6}, {"tv": 0.1}):

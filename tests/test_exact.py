@@ -289,6 +289,7 @@ def test_parallel_forms_equal_the_serial_ones(monkeypatch):
     serial = fgw(M, C1, C2, p, q, 0.8)
     for kernel in (numba_lp._gradient, numba_lp._column_limits, numba_lp._near_pairs, numba_lp._plan_energy, simplex._flags):
         monkeypatch.setattr(kernel, "PARALLEL_FROM", 0, raising=False)
+        monkeypatch.setattr(kernel, "EARNED", 0.0, raising=False)
     parallel = fgw(M, C1, C2, p, q, 0.8)
     np.testing.assert_allclose(parallel.plan, serial.plan, atol=1e-15)
     assert parallel.value_quad == pytest.approx(serial.value_quad, rel=1e-13)

@@ -75,7 +75,7 @@ ALLOWED = {
     "_accelerate.py": ("gromov",),
     "plot.py": ("result", "api"),
     "_pairwise.py": ("api", "_batch", "result", "structure", "_dispatch"),
-    "_warmup.py": ("api", "structure"),
+    "_warmup.py": ("api", "structure", "_backends"),
     "_sensitivity.py": ("structure", "marginals"),
     "_info.py": ("_version", "_dispatch"),
     "_read.py": (),

@@ -24,6 +24,7 @@ M, C1, C2 = abs(x[:, None] - y) + .1 * rng.random((size, size + 30)), abs(x[:, N
 lag = lambda n: abs(np.subtract.outer(np.arange(n), np.arange(n))) / n
 if out["threads"] > 1:  # the faster form is chosen by measurement: here the parallel one always is
     scaling.sweep.__class__._choose = lambda self: 1
+    scaling.sweep.__class__.EARNED = 0.0
 for name, options in {
     "partial": dict(m=.8, reg=.02), "balanced": dict(reg=.02), "kl": dict(tau=.3, reg=.02),
     "smooth": dict(reg=.05, smoothness=.1), "exact": dict(), "exact partial": dict(m=.6),
@@ -66,12 +67,14 @@ BATCH = """
 import sys
 import numpy as np
 from fpgwot import solve, solve_batch
+from fpgwot._backends.numba_cpu import both_forms
 
 rng = np.random.default_rng(3)
 problems = [{"M": rng.random((n, 14)), "C1": rng.random((n, n)), "C2": rng.random((14, 14))} for n in (9, 12, 15)]
 found = [r for o in ({}, {"m": 0.7}, {"tau": 0.2}) for r in solve_batch(problems, alpha=0.4, reg=0.02, **o, on_fail="ignore")]
 M, C = rng.random((280, 300)), [abs(np.subtract.outer(np.arange(n), np.arange(n))) / n for n in (280, 300)]  # two threads
-found += [solve(M, *C, alpha=0.4, reg=0.01, **o) for o in ({}, {"m": 0.7, "smoothness": 0.2})]
+with both_forms():
+    found += [solve(M, *C, alpha=0.4, reg=0.01, **o) for o in ({}, {"m": 0.7, "smoothness": 0.2})]
 np.savez(sys.argv[1], *(r.plan for r in found))
 """
 

@@ -72,7 +72,7 @@ def rules(be: Any) -> Rules:
     """`target`, `begin` and `observe` for a backend."""
     if be.name not in _rules:
         evaluate, new_stage = be.compiled(bound(_evaluate, "_control")), be.compiled(bound(_new_stage, "_control"))
-        names = {"_evaluate": evaluate, "_new_stage": new_stage}
+        names = {"_evaluate": evaluate, "_new_stage": new_stage, "_keep": be.compiled(bound(_keep, "_control"))}
         _rules[be.name] = Rules(*(be.compiled(bound(f, "_control", **names)) for f in (target, begin, observe)))
     return _rules[be.name]
 
@@ -122,11 +122,16 @@ def _evaluate(c, fact, terms, sums, along, rough, square, quadratic):  # type: i
     c[HERE + 2] = along[ix.PRICE]
 
 
+def _keep(c):  # type: ignore[no-untyped-def]
+    for k in range(3):
+        c[PARTS + k] = c[HERE + k]
+
+
 def begin(c, facts, terms, sums, along, rough, square, quadratic):  # type: ignore[no-untyped-def]
     """F at the starting plan."""
     for b in range(len(c)):
         _evaluate(c[b], facts[b], terms[b], sums[b], along[b], rough[b], square, quadratic)
-        c[b, PARTS:HERE] = c[b, HERE:]
+        _keep(c[b])
         c[b, OBJECTIVE] = c[b, PARTS] + c[b, EPS] * c[b, PARTS + 1] + c[b, PARTS + 2]
 
 
@@ -196,4 +201,4 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
             finer = max(x[EPS] / ANNEAL, fact[GOAL])
             x[EPS] = fact[GOAL] if finer < 1.01 * fact[GOAL] else finer
             _new_stage(x)
-            x[PARTS:HERE] = x[HERE:]
+            _keep(x)

@@ -12,7 +12,7 @@ from . import dual as _d
 from . import loop as _loop
 from . import scaling as _k
 from ._jit import jit as compiled  # noqa: F401
-from ._jit import one_thread  # noqa: F401
+from ._jit import both_forms, one_thread  # noqa: F401
 from .descent import descend  # noqa: F401
 from .direct import linear  # noqa: F401
 from .lp import (  # noqa: F401

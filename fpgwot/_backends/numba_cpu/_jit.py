@@ -46,21 +46,52 @@ def _version_of_sources() -> str:
 _SOURCES = _version_of_sources()
 
 
+_OPTIONS = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     function.__qualname__ += "_" + _SOURCES
     try:
-        return njit(fastmath=FASTMATH, nogil=True, error_model="numpy", cache=True, **options)(function)
+        return njit(cache=True, **_OPTIONS, **options)(function)
     except RuntimeError:  # Numba found no folder to write to: compile in each process
-        return njit(fastmath=FASTMATH, nogil=True, error_model="numpy", **options)(function)
+        return njit(**_OPTIONS, **options)(function)
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A helper of kernels, or a kernel without a parallel form.
+    """A kernel without a parallel form, which kernels may call too.
 
-    Helpers are inlined without asking. Else each kernel carries a copy that was optimised with it, and the loader takes whichever
+    It is inlined without asking there. Else each kernel carries a copy that was optimised with it, and the loader takes whichever
     copy came first: then a kernel compiled in this process and the same one out of the cache round differently.
     """
     return _compile(function, forceinline=True)
+
+
+def helper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that kernels alone call: inlined, kept on disk as a part of them only, and without a form for Python."""
+    return njit(**_OPTIONS, forceinline=True, no_cpython_wrapper=True)(function)
+
+
+@helper
+def copy(x, out):  # type: ignore[no-untyped-def]
+    """out[:] = x for vectors of one length. Numba's own assignment builds its error message first: 3 s to compile."""
+    for k in range(len(out)):
+        out[k] = x[k]
+
+
+@contextlib.contextmanager
+def both_forms() -> Iterator[None]:
+    """Parallel forms are compiled at once."""
+    before, Kernel.EARNED = Kernel.EARNED, 0.0
+    try:
+        yield
+    finally:
+        Kernel.EARNED = before
+
+
+def _is_on_disk(dispatcher: Any) -> bool:
+    """Whether an earlier process has compiled the function; False where Numba keeps that from us."""
+    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    return os.path.exists(getattr(file, "_index_path", ""))
 
 
 @contextlib.contextmanager
@@ -79,9 +110,13 @@ class Kernel:
 
     On a busy machine threads that wait for each other can cost 10 to 50 times what they save. So the time of both forms is
     kept, per unit of work, and the faster one is used; the slower one gets a new chance ever more rarely.
+
+    The parallel form takes seconds to compile. Unless an earlier process left it on disk, it has to be earned: by as many seconds
+    in the serial form, in calls that are large enough for threads.
     """
 
     PARALLEL_FROM = 60_000
+    EARNED = 2.0
     PATIENCE, PATIENCE_MAX = 32, 2048  # calls until the slower form is tried again; doubled each time it stays slower
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -91,21 +126,33 @@ class Kernel:
         self.serial, self.parallel = _compile(function), _compile(twin, parallel=True)
         self._cost = [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
         self._wait, self._patience = 0, self.PATIENCE
+        self._spent, self._is_earned = 0.0, False
 
     def __call__(self, work: int, *args: Any) -> Any:
         if work < self.PARALLEL_FROM or _forked or get_num_threads() == 1:
             return self.serial(*args)
-        form = self._choose()
+        form = self._choose() if self._is_earned or self._earn() else 0
         if form and not _entered.acquire(blocking=False):
             return self.serial(*args)
+        known = len(self.serial.overloads)
         start = time.perf_counter()
         try:
             result = (self.parallel if form else self.serial)(*args)
         finally:
             if form:
                 _entered.release()
-        self._record(form, (time.perf_counter() - start) / work)
+        seconds = time.perf_counter() - start
+        if len(self.serial.overloads) == known:  # nothing was compiled
+            self._spent += seconds
+        self._record(form, seconds / work)
         return result
+
+    def _earn(self) -> bool:
+        """Whether it is time for the parallel form."""
+        if self._spent == 0.0 and _is_on_disk(self.parallel):
+            self._is_earned = True
+        self._is_earned |= self._spent >= self.EARNED
+        return self._is_earned
 
     def _choose(self) -> int:
         serial, parallel = self._cost

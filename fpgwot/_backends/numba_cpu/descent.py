@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import helper, jit
+from .elementary import add
 from .lp import _gradient, _pairing, _product_factors, _square_matvec, _sums, nearest_rows
-from .simplex import optimise, read_plan
+from .simplex import in_order, optimise, read_plan
 
 CONVERGED, OUT_OF_STEPS, SHORTER_STEP = range(3)
 BY_PROGRAM, BY_ROW, BY_COLUMN = range(3)
 _gradient_serial = _gradient.serial
 
 
-@jit
+@helper
 def _squares(S: np.ndarray, K: np.ndarray, x: np.ndarray, is_square: bool) -> np.ndarray:
     if not is_square:
         return np.zeros(len(x))
@@ -29,14 +30,65 @@ def _squares(S: np.ndarray, K: np.ndarray, x: np.ndarray, is_square: bool) -> np
     return s
 
 
-@jit
+# Loops, not `np.dot` and array expressions: each of those takes .3 to 1 s to compile here.
+
+
+@helper
+def _times(S: np.ndarray, x: np.ndarray) -> np.ndarray:
+    y = np.empty(len(S))
+    for i in range(len(S)):
+        t = 0.0
+        for k in range(len(x)):
+            t = add(t, S[i, k] * x[k])
+        y[i] = t
+    return y
+
+
+@helper
+def _pair(x: np.ndarray, y: np.ndarray) -> float:
+    t = 0.0
+    for k in range(len(x)):
+        t = add(t, x[k] * y[k])
+    return t
+
+
+@helper
+def _of_mass(p: np.ndarray, mass: float) -> np.ndarray:
+    x, total = np.empty(len(p)), 0.0
+    for k in range(len(p)):
+        total = add(total, p[k])
+    for k in range(len(p)):
+        x[k] = p[k] * (mass / total)
+    return x
+
+
+@helper
+def _add_product(S1: np.ndarray, mu: np.ndarray, S2: np.ndarray, nu: np.ndarray, mass: float, A: np.ndarray) -> float:
+    """A += S1 T S2' for the product plan T = mu nu'/mass; returns its <T, S1 T S2'>."""
+    left, right = _times(S1, mu), _times(S2, nu)
+    for i in range(len(left)):
+        a, x = A[i], left[i] / mass
+        for j in range(len(right)):
+            a[j] += x * right[j]
+    return _pair(left, mu) * _pair(right, nu) / mass**2
+
+
+@helper
+def _add(X: np.ndarray, Y: np.ndarray) -> None:
+    """Y += X."""
+    for i in range(len(X)):
+        x, y = X[i], Y[i]
+        for j in range(len(x)):
+            y[j] += x[j]
+
+
+@helper
 def _nearest_plan(G: np.ndarray, weights: np.ndarray, by: int) -> tuple[np.ndarray, np.ndarray]:
     """Every point of the hard side with its cheapest partner."""
     n, m = G.shape
     if by == BY_COLUMN:
         code = nearest_rows(G) * m + np.arange(m)
-        order = np.argsort(code)
-        return code[order], weights[order]
+        return in_order(code, weights, m, n, m)
     code = np.empty(n, np.int64)
     for i in range(n):
         g, best, where = G[i], np.inf, 0
@@ -62,17 +114,15 @@ def descend(
     """
     n, m = G.shape
     is_square, skew = kappa < 0.0, len(K1) > 0 and len(K2) > 0
-    mu, nu = p * (mass / p.sum()), q * (mass / q.sum())
-    left, right = np.dot(S1, mu), np.dot(S2, nu)
-    A = left.reshape(-1, 1) * (right / mass)
-    cross = (left @ mu) * (right @ nu) / mass**2
-    if skew:
-        left, right = np.dot(K1.T, mu), np.dot(K2.T, nu)
-        A += left.reshape(-1, 1) * (right / mass)
-        cross += (left @ mu) * (right @ nu) / mass**2
-    lin = 0.0 if M is None else w_lin * (mu @ np.dot(M, nu)) / mass
+    mu, nu = _of_mass(p, mass), _of_mass(q, mass)
+    A = np.zeros((n, m))
+    cross = 0.0
+    for part in range(1 + skew):
+        X1, X2 = (S1, S2) if part == 0 else (K1, K2)
+        cross += _add_product(X1, mu, X2, nu, mass, A)
+    lin = 0.0 if M is None else w_lin * _pair(mu, _times(M, nu)) / mass
     s1, s2 = _squares(S1, K1, mu, is_square), _squares(S2, K2, nu, is_square)
-    E = w * (mu @ s1 + nu @ s2 + kappa * cross)
+    E = w * (_pair(mu, s1) + _pair(nu, s2) + kappa * cross)
     history = np.empty((16, 2))
     code, x, on_vertex = np.empty(0, np.int64), np.empty(0), False
     reason, iteration, reads = OUT_OF_STEPS, 0, 0
@@ -92,20 +142,18 @@ def descend(
             history = np.concatenate((history, np.empty(history.shape)))
         history[iteration, 0], history[iteration, 1] = F, max(slope, 0.0)
         iteration += 1
-        if slope <= tol * abs(F) + 1e-14 * max(mass * top, w * (mu @ s1 + nu @ s2)):
+        if slope <= tol * abs(F) + 1e-14 * max(mass * top, w * (_pair(mu, s1) + _pair(nu, s2))):
             reason = CONVERGED
             break
         if iteration >= max_iter:
             break
         none = np.empty(0, np.int64), np.empty(0)
         before, entries = (code, x) if on_vertex else none
-        L, R = _product_factors(code_D, x_D, before, entries, S1, S2)
-        A_D = np.dot(L.T, R)
-        if skew:
-            L, R = _product_factors(code_D, x_D, before, entries, K1, K2)
-            A_D += np.dot(L.T, R)
-        if on_vertex:
-            A_D += A
+        A_D = A.copy() if on_vertex else np.zeros((n, m))
+        for part in range(1 + skew):
+            X1, X2 = (S1, S2) if part == 0 else (K1, K2)
+            L, R = _product_factors(code_D, x_D, before, entries, X1, X2)
+            _add(np.dot(L.T, R), A_D)
         s1_D, s2_D = _squares(S1, K1, mu_D, is_square), _squares(S2, K2, nu_D, is_square)
         E_D = w * _pairing(code_D, x_D, s1_D, s2_D, A_D, kappa)
         curvature = E - 2.0 * w * _pairing(code_D, x_D, s1, s2, A, kappa) + E_D

@@ -9,14 +9,14 @@ import numpy as np
 from numba import prange
 
 from .. import _protocol as ix
-from ._jit import jit, kernel
+from ._jit import copy, helper, jit, kernel
 from .elementary import add
 from .scaling import _add4, _dots4
 
 STRIP, BLOCK = 8, 128  # rows that are transposed at a time; columns of a product of which only the lower half is wanted
 
 
-@jit
+@helper
 def _solve_small(A, x, k):  # type: ignore[no-untyped-def]
     """Solve the leading k x k symmetric positive system in place: x <- A^-1 x."""
     for i in range(k):
@@ -31,7 +31,7 @@ def _solve_small(A, x, k):  # type: ignore[no-untyped-def]
         x[i] /= A[i, i]
 
 
-@jit
+@helper
 def _set_y(C, S, b, j, y):  # type: ignore[no-untyped-def]
     """Store a log scaling, within its cap and within what a float can hold."""
     C[b, ix.Y, j] = min(max(min(y, S[b, ix.CAP2] - C[b, ix.G, j]), -ix.DRIFT), ix.DRIFT)
@@ -47,7 +47,8 @@ def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # t
         mb, k = size[b, 1], int(S[b, ix.USED])
         X, D = hist[b, 0], hist[b, 1]
         if restart[b]:  # the mixed point was worse than the image: go back to the image
-            X[0], D[0] = X[k - 1], D[k - 1]
+            copy(X[k - 1], X[0])
+            copy(D[k - 1], D[0])
             S[b, ix.USED] = 1
             for j in range(mb):
                 _set_y(C, S, b, j, X[0, j])
@@ -55,9 +56,11 @@ def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # t
             continue
         if k == ix.MEMORY + 1:
             for i in range(ix.MEMORY):
-                X[i], D[i] = X[i + 1], D[i + 1]
+                copy(X[i + 1], X[i])
+                copy(D[i + 1], D[i])
             k -= 1
-        X[k], D[k] = C[b, ix.IMAGE], C[b, ix.IMAGE] - C[b, ix.Y]
+        for j in range(m + 1):
+            X[k, j], D[k, j] = C[b, ix.IMAGE, j], C[b, ix.IMAGE, j] - C[b, ix.Y, j]
         S[b, ix.USED] = k + 1
         w, A = np.zeros(ix.MEMORY), np.zeros((ix.MEMORY, ix.MEMORY))
         for i in range(k):
@@ -74,7 +77,10 @@ def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # t
         for i in range(k):
             A[i, i] += 1e-10 * trace + 1e-300
         _solve_small(A, w, k)
-        if not np.abs(w[:k]).sum() < 1e3:
+        size_of_w = 0.0
+        for i in range(k):
+            size_of_w += abs(w[i])
+        if not size_of_w < 1e3:
             w[:] = 0.0
         for j in range(m + 1):
             y = X[k, j]
@@ -86,7 +92,7 @@ def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # t
                 C[b, ix.Y, m] = min(max(y, -ix.DRIFT), ix.DRIFT)
 
 
-@jit
+@helper
 def _precondition(C, S, factor, b, m, z):  # type: ignore[no-untyped-def]
     """z <- CG_R over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system."""
     r, pre, free = C[b, ix.CG_R], C[b, ix.PRE], C[b, ix.DIAG]
@@ -111,7 +117,7 @@ def _precondition(C, S, factor, b, m, z):  # type: ignore[no-untyped-def]
         z[m] = 0.0
 
 
-@jit
+@helper
 def _free_system(K, R, C, S, size, v_, b, m, free):  # type: ignore[no-untyped-def]
     """The Newton system D (1 + shift) - T' w T of the free columns, its lower half, bordered by the mass where that is fixed.
 
@@ -189,7 +195,7 @@ def factor(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ign
     return built
 
 
-@jit
+@helper
 def _near(S, b):  # type: ignore[no-untyped-def]
     """Distance from its cap at which a potential counts as held by it.
 
@@ -235,7 +241,7 @@ def newton(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ign
             _finish_newton(C, S, size, part_, part_s, factor_, b, m)
 
 
-@jit
+@helper
 def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-untyped-def]
     mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
     fixed, capped = C[b, ix.Q, m] == C[b, ix.Q, m], S[b, ix.CAP2] < np.inf
@@ -274,7 +280,8 @@ def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-
         rz += r * z[j]
     S[b, ix.RZ], S[b, ix.NORM], S[b, ix.SHIFT] = rz, norm, shift
     S[b, ix.DONE], S[b, ix.STEPS] = 0.0 if norm > 0 else 1.0, 0.0
-    C[b, ix.Y0], C[b, ix.GRAD0] = C[b, ix.Y], C[b, ix.GRAD]
+    copy(C[b, ix.Y], C[b, ix.Y0])
+    copy(C[b, ix.GRAD], C[b, ix.GRAD0])
 
 
 @kernel
@@ -312,7 +319,7 @@ def cg(K, R, C, S, size, v_, hist, part_, part_s, factor_, stop, on):  # type: i
             _finish_cg(C, S, size, v_, part_, part_s, factor_, b, m, stop)
 
 
-@jit
+@helper
 def _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop):  # type: ignore[no-untyped-def]
     mb, nblocks = size[b, 1], (size[b, 0] + ix.ROWS - 1) // ix.ROWS
     fixed = C[b, ix.Q, m] == C[b, ix.Q, m]

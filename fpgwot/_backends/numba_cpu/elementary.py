@@ -14,7 +14,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-_strict = njit(fastmath={"nsz", "contract"}, error_model="numpy", forceinline=True)
+_strict = njit(
+    fastmath={"nsz", "contract"}, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 f4, i4 = np.float32, np.int32
 
 _ROUND64, _ROUND32 = 6755399441055744.0, f4(12582912.0)  # 1.5 * 2^52, 1.5 * 2^23

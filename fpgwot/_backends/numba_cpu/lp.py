@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from ._jit import jit, kernel
+from ._jit import copy, helper, jit, kernel
 from .elementary import add
 
 FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29
@@ -20,7 +20,7 @@ ROWS, COLS = 64, 512  # block of rows (columns) that one work item takes
 WORTH = 16  # each pass is a few operations an entry, between serial simplex calls: threads pay off late, and cost dear if shared
 
 
-@jit
+@helper
 def _insert(r: float, j: int, val: np.ndarray, idx: np.ndarray) -> None:
     """Insert (r, j) into the list of the smallest values, which is sorted."""
     t = len(val) - 1
@@ -30,7 +30,7 @@ def _insert(r: float, j: int, val: np.ndarray, idx: np.ndarray) -> None:
     val[t], idx[t] = r, j
 
 
-@jit
+@helper
 def _groups(n: int, k: int) -> int:
     """Interleaved groups of n entries: twice as many as are asked for, or the k-th smallest minimum is a poor limit."""
     return min(n, max((n + GROUP - 1) // GROUP, 2 * k))
@@ -131,7 +131,7 @@ def _near_pairs(G: np.ndarray, u: np.ndarray, v: np.ndarray, k: int, limit: np.n
             g, ui, t = G[i], u[i], take[i]
             for j in range(m):
                 r[j] = g[j] - ui - v[j]
-            best[:] = r[:groups]
+            copy(r[:groups], best)
             for o in range(groups, m, groups):
                 for b in range(min(groups, m - o)):
                     best[b] = min(best[b], r[o + b])
@@ -226,13 +226,21 @@ def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray
     return float(_pairing(code, x, s1, s2, A, kappa))
 
 
+@helper
+def _largest(x: np.ndarray) -> float:
+    top = 0.0
+    for t in range(len(x)):
+        top = max(top, abs(x[t]))
+    return top
+
+
 @jit
 def _changes(
     code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, n: int, m: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     i, j, d = np.empty(len(x) + len(x0), np.int64), np.empty(len(x) + len(x0), np.int64), np.empty(len(x) + len(x0))
     rows, cols = np.full(n, -1, np.int64), np.full(m, -1, np.int64)
-    drop = 4.0 * EPS * max(np.max(np.abs(x)) if len(x) else 0.0, np.max(np.abs(x0)) if len(x0) else 0.0)
+    drop = 4.0 * EPS * max(_largest(x), _largest(x0))
     a = b = t = 0
     while a < len(code) or b < len(code0):
         take = a < len(code) and (b >= len(code0) or code[a] <= code0[b])
@@ -275,7 +283,7 @@ def add_laplacians(code: np.ndarray, x: np.ndarray, weight: float, A: np.ndarray
                 A[i, k] -= y
 
 
-@jit
+@helper
 def _mixed_rows(group: np.ndarray, row: np.ndarray, d: np.ndarray, X: np.ndarray, k: int) -> np.ndarray:
     Y = np.zeros((k, X.shape[1]))
     for t in range(len(d)):
@@ -290,7 +298,12 @@ def _product_factors(
     code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, X1: np.ndarray, X2: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     i, j, d, rows, cols = _changes(code, x, code0, x0, len(X1), len(X2))
-    by_row = np.sum(rows == 0) <= np.sum(cols == 0)
+    k = 0
+    for r in range(len(rows)):
+        k += rows[r] == 0
+    for c in range(len(cols)):
+        k -= cols[c] == 0
+    by_row = k <= 0
     kept, group, X, Y = (rows, i, X1, X2) if by_row else (cols, j, X2, X1)
     k = 0
     for r in range(len(kept)):
@@ -302,7 +315,7 @@ def _product_factors(
     thick = np.empty((k, X.shape[1]))
     for r in range(len(kept)):
         if kept[r] >= 0:
-            thick[kept[r]] = X[r]
+            copy(X[r], thick[kept[r]])
     thin = _mixed_rows(group, j if by_row else i, d, Y, k)
     return (thick, thin) if by_row else (thin, thick)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from .. import _protocol as ix
-from ._jit import jit, kernel
+from ._jit import helper, jit, kernel
 from .elementary import add, exp, log
 
 NARROW = 256  # columns up to which 32 rows stay in the fastest cache
@@ -81,10 +81,11 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
     for b in range(B):
         out[b] = 0.0
         for block in range(blocks):
-            out[b] += part[b, block]
+            for k in range(ix.SUMS):
+                out[b, k] += part[b, block, k]
 
 
-@jit
+@helper
 def _side(x, x0, weight, n, tau, out):  # type: ignore[no-untyped-def]
     """KL price of a marginal, and its Bregman divergences."""
     for i in range(n):
@@ -205,7 +206,7 @@ def column_logsums(L, R, C, S, size, on, high, total, out):  # type: ignore[no-u
             out[b, j] = top + np.log(s) + C[b, ix.G, j]
 
 
-@jit
+@helper
 def _row_update(log_p, lse, f, rho, cap):  # type: ignore[no-untyped-def]
     """Change of a potential f whose kernel sum (with f in it) is exp(lse)."""
     return min(rho * (log_p - lse + f), cap) - f if rho < 1.0 else min(log_p - lse, cap - f)
@@ -268,7 +269,7 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # typ
 # Entries are addressed as K[b, i, j], not through views of rows: each view costs two atomic reference counts.
 
 
-@jit
+@helper
 def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
     """sums[at:] <- row products of up to 4 rows with v, in strips so that float32 sums stay short."""
     if last - i == 4:
@@ -296,7 +297,7 @@ def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
             sums[at + k - i] = d0
 
 
-@jit
+@helper
 def _add4(K, b, i, last, a, at, mb, part):  # type: ignore[no-untyped-def]
     """part += a[at:]' K over up to 4 rows."""
     real = K.dtype.type
@@ -314,19 +315,19 @@ def _add4(K, b, i, last, a, at, mb, part):  # type: ignore[no-untyped-def]
 # exp and log stand in loops of their own over local arrays: next to other arrays the compiler fears aliases, and stays scalar.
 
 
-@jit
+@helper
 def _log_all(x, n, out):  # type: ignore[no-untyped-def]
     for k in range(n):
         out[k] = log(max(x[k], 1e-300))
 
 
-@jit
+@helper
 def _exp_all(x, n, out):  # type: ignore[no-untyped-def]
     for k in range(n):
         out[k] = exp(x[k])
 
 
-@jit
+@helper
 def _hard_rows(R, S, first, last, yh, sums, logs):  # type: ignore[no-untyped-def]
     """Exact update of rows with a hard marginal, from their kernel sums: their dual, mass, and what they had to be cut short."""
     cap, n = S[ix.CAP1], last - first
@@ -348,7 +349,7 @@ def _hard_rows(R, S, first, last, yh, sums, logs):  # type: ignore[no-untyped-de
     return price, mass, short
 
 
-@jit
+@helper
 def _soft_rows(R, S, first, last, yh, sums, logs):  # type: ignore[no-untyped-def]
     """The same for rows with a price tau."""
     tau, n = S[ix.TAU1] / S[ix.EPS], last - first
@@ -408,7 +409,7 @@ def sweep(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: igno
             _finish_sweep(C, S, size, v_, part_, part_s, b, m)
 
 
-@jit
+@helper
 def _finish_sweep(C, S, size, v_, part_, part_s, b, m):  # type: ignore[no-untyped-def]
     """Column side of a sweep: everything of length m."""
     mb = size[b, 1]
@@ -491,6 +492,7 @@ def plan(K, R, C, S, size, v_, on):  # type: ignore[no-untyped-def]
             R[b, ix.F, i] += R[b, ix.LU, i]
     for b in range(B):
         if on[b]:
-            C[b, ix.G] += C[b, ix.Y]
+            for j in range(m + 1):
+                C[b, ix.G, j] += C[b, ix.Y, j]
             C[b, ix.Y] = 0.0
             R[b, ix.LU] = 0.0

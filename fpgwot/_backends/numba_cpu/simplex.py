@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from ._jit import jit, kernel
+from ._jit import copy, helper, jit, kernel
 from .elementary import add
 from .lp import EPS, FORBIDDEN_FROM, ROWS, WORTH, lp_candidates, lp_reduce
 
@@ -49,13 +49,13 @@ class Basis(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------------------ the tree
-@jit
+@helper
 def _cost(G: np.ndarray, row: int, col: int, wall: float) -> float:
     n, m = G.shape
     return min(G[row, col], wall) if row < n and col < m else 0.0
 
 
-@jit
+@helper
 def _detach(tree: np.ndarray, k: int) -> None:
     before, after = tree[PREV, k], tree[NEXT, k]
     if before >= 0:
@@ -66,7 +66,7 @@ def _detach(tree: np.ndarray, k: int) -> None:
         tree[PREV, after] = before
 
 
-@jit
+@helper
 def _attach(tree: np.ndarray, k: int, parent: int) -> None:
     head = tree[FIRST, parent]
     tree[PARENT, k], tree[NEXT, k], tree[PREV, k], tree[FIRST, parent] = parent, head, -1, k
@@ -74,7 +74,7 @@ def _attach(tree: np.ndarray, k: int, parent: int) -> None:
         tree[PREV, head] = k
 
 
-@jit
+@helper
 def _walk(tree: np.ndarray, top: int, k: int) -> int:
     """The node after k in the subtree of `top`, parents first; -1 at its end."""
     if tree[FIRST, k] >= 0:
@@ -101,7 +101,7 @@ def _refresh(tree: np.ndarray, pi: np.ndarray, G: np.ndarray, rows: int, wall: f
     return walled
 
 
-@jit
+@helper
 def _pivot(tree: np.ndarray, flow: np.ndarray, pi: np.ndarray, rows: int, r: int, c: int, reduced: float) -> None:
     """Bring the arc of row r and column node c into the basis; `reduced` is its reduced cost, negative."""
     # the entering flow runs r -> c and back from c through the tree; where it runs against an arc, that arc loses flow
@@ -144,7 +144,7 @@ def _pivot(tree: np.ndarray, flow: np.ndarray, pi: np.ndarray, rows: int, r: int
 
 
 # ------------------------------------------------------------------------------------------------------- the first basis
-@jit
+@helper
 def _nearest(g: np.ndarray, v: np.ndarray, m: int) -> tuple[float, int]:
     best, where = np.inf, -1
     for j in range(m):
@@ -154,7 +154,7 @@ def _nearest(g: np.ndarray, v: np.ndarray, m: int) -> tuple[float, int]:
     return best, where
 
 
-@jit
+@helper
 def _greedy(G: np.ndarray, a: np.ndarray, b: np.ndarray, mass: int, edges: np.ndarray, x: np.ndarray) -> int:
     """A basic plan of `mass` between the real points: rows in the order of their cheapest cost take what is cheapest."""
     n, m = G.shape
@@ -188,7 +188,8 @@ def _plant(
     edges, x = np.empty((n + m + N, 2), np.int64), np.empty(n + m + N, np.int64)
     count = _greedy(G, a, b, mass, edges, x)
     left = np.empty(N, np.int64)
-    left[:rows], left[rows:] = a, b
+    copy(a, left[:rows])
+    copy(b, left[rows:])
     for t in range(count):
         left[edges[t, 0]] -= x[t]
         left[rows + edges[t, 1]] -= x[t]
@@ -212,7 +213,8 @@ def _plant(
     for t in range(count):
         start[edges[t, 0] + 1] += 1
         start[rows + edges[t, 1] + 1] += 1
-    start = np.cumsum(start)
+    for k in range(N):
+        start[k + 1] += start[k]
     fill, arcs = start[:N].copy(), np.empty(2 * count, np.int64)
     for t in range(count):
         for k in (edges[t, 0], rows + edges[t, 1]):
@@ -469,16 +471,21 @@ def _basis(
         whole = A
     else:
         whole, more = A, A - B
-        heavy = np.flatnonzero(b > 2**20)
-        for t in range(len(heavy)):
-            b[heavy[t]] += more // len(heavy) + (t < more % len(heavy))
+        heavy = t = 0
+        for j in range(m):
+            heavy += b[j] > 2**20
+        for j in range(m):
+            if b[j] > 2**20:
+                b[j] += more // heavy + (t < more % heavy)
+                t += 1
     if spare_q:
         a[n] = B - whole
     if spare_p:
         b[m] = A - whole
     N = len(a) + len(b)
     weights, tree = np.zeros(N), np.full((5, N), -1, np.int32)
-    weights[:n], weights[len(a) : len(a) + m] = p, q
+    copy(p, weights[:n])
+    copy(q, weights[len(a) : len(a) + m])
     return a, b, weights, whole, unit, tree, np.zeros(N, np.int64), np.zeros(N)
 
 
@@ -489,6 +496,26 @@ def lp_basis(p: np.ndarray, q: np.ndarray, mass: float, spare_p: bool, spare_q: 
     """
     a, b, weights, whole, unit, tree, flow, pi = _basis(p, q, 0.0 if corner else mass, spare_p, spare_q)
     return Basis(a, b, weights, whole, unit, corner, [], tree, flow, pi)
+
+
+@helper
+def in_order(code: np.ndarray, x: np.ndarray, count: int, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` pairs (code, x), sorted by codes: row by row, in each by insertion, where nearly all are in order."""
+    start = np.zeros(n + 1, np.int64)
+    for t in range(count):
+        start[code[t] // m + 1] += 1
+    for i in range(n):
+        start[i + 1] += start[i]
+    codes, entries, end = np.empty(count, np.int64), np.empty(count), np.zeros(n, np.int64)
+    for t in range(count):
+        i = code[t] // m
+        k = start[i] + end[i]
+        while k > start[i] and codes[k - 1] > code[t]:
+            codes[k], entries[k] = codes[k - 1], entries[k - 1]
+            k -= 1
+        codes[k], entries[k] = code[t], x[t]
+        end[i] += 1
+    return codes, entries
 
 
 @jit
@@ -509,8 +536,7 @@ def read_plan(
             code[t] = i * m + j
             x[t] = flow[k] * unit if tree[FIRST, k] >= 0 else weights[k]  # all of a point whose only arc this is
             t += 1
-    order = np.argsort(code[:t])
-    return code[order], x[:t][order]
+    return in_order(code, x, t, n, m)
 
 
 def lp_solve(s: Basis, G: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float, int]:

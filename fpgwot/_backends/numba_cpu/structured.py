@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_num_threads, prange
 
-from ._jit import jit, kernel
+from ._jit import helper, kernel
 from .elementary import add
 
 STRIP, BLOCK, ROWS = 512, 32, 32  # most columns of a strip, rows of its blocks; rows of a work item along the columns
@@ -36,13 +36,13 @@ def _width(X):  # type: ignore[no-untyped-def]
     return min(STRIP, max(64, -(-X.shape[2] // max(1, get_num_threads() // X.shape[0]))))
 
 
-@jit
+@helper
 def _buffer(rows, n):  # type: ignore[no-untyped-def]
     """Room for rows of n entries in float64, never a whole number of pages apart."""
     return np.empty((rows, (n + 511) // 512 * 512 + 72))
 
 
-@jit
+@helper
 def _load(X, b, i, last, x):  # type: ignore[no-untyped-def]
     """Rows i, i + 1, ... of X[b]; too few of them: the last one again."""
     for r in range(len(x)):
