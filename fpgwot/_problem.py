@@ -148,9 +148,11 @@ class Problem:
         first: Any,
         on: Any,
         is_product: bool = False,
+        ahead: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """G <- gradient at T (`is_product`: the product plan) of all but the entropy's log T and the KL prices.
 
+        `ahead`: the kernel of a plain step goes to `work`.
         Returns the sums of the primitives `gradient`, `marginal_sums` and `roughness`: all that F needs.
         """
         be, host, xp = self.be, self.be.host, self.be.xp
@@ -172,7 +174,8 @@ class Problem:
         along = host(be.marginal_sums(mu, nu, mu0, nu0, s1, s2, self.r, self.c, s))
         if self.price is not None:
             r = r - xp.asarray(2 * self.price)[:, None]
-        return host(be.gradient(G, self.M, self.bias, T, T0, L, s, r, c, self.wl, -kappa / 4, first, on)), along, rough
+        args = G, self.M, self.bias, T, T0, L, s, r, c, self.wl, -kappa / 4, first, on
+        return host(be.gradient(*args, work) if ahead else be.gradient(*args)), along, rough
 
     def constant_gradient(self, T: Any, s: Scaling, on: Any) -> Any:
         """Gradient at the plan 0. The gradient is affine in the plan: at ratio T it is ratio G(T) + (1 - ratio) G(0)."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .api import solve
 from ._backends.numba_cpu import both_forms
+from .api import solve
 from .structure import SCAN_FROM, LaplaceKernel, PowerDistance, Toeplitz
 
 DTYPES = ("float32", "float64")

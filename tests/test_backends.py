@@ -77,19 +77,28 @@ def sweep(be, x):
     be.sweep(x.K, x.s, x.on)
 
 
-def gradient(M, bias, first):
+def gradient(M, bias, first, ahead=False):
     def step(be, x):
         first_ = np.full(len(x.on), first)
-        A = x.A
-        x.out["sums"] = be.gradient(A, M and x.M, bias and x.bias, x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, first_, x.on)
+        args = x.A, M and x.M, bias and x.bias, x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, first_, x.on
+        x.out["ahead"] = np.zeros_like(x.T)
+        x.out["sums"] = be.gradient(*args, x.out["ahead"]) if ahead else be.gradient(*args)
+        with_logarithms(be, x)
 
     return step
+
+
+def with_logarithms(be, x):
+    """The two sums that `gradient` may only bound."""
+    if be.divergences is not None and x.out["sums"][:, ix.KL].any():
+        x.out["sums"][:, ix.BREG : ix.KL + 1] = be.divergences(x.T, x.T0, x.L, x.s, x.on)
 
 
 def shared_layer(be, x):
     """One cost for all problems of the batch (several starts)."""
     first = np.zeros(len(x.on), bool)
     x.out["sums"] = be.gradient(x.A, x.M[:1], x.bias[:1], x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, first, x.on)
+    with_logarithms(be, x)
 
 
 def kernel(be, x):
@@ -195,6 +204,7 @@ def drift(be, x):
 
 STEPS = {f"gradient-{M}-{bias}-{first}": gradient(M, bias, first) for M, bias, first in [
     (None, None, True), (True, None, False), (None, True, False), (True, True, False), (True, True, True)]}  # fmt: skip
+STEPS["gradient-ahead"] = gradient(True, None, False, True)
 STEPS |= {
     f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, long_kernel, kernel_of_moved_buffers, spread, logsums)
 }
@@ -274,6 +284,29 @@ def test_a_factor_solves_the_newton_system_in_one_step(kind, be):
     be.cg(x.K, x.s, 1e-12, x.on)
     for b in np.flatnonzero(x.on):
         assert np.abs(x.s.cols[b, ix.CG_R]).sum() <= 1e-6 * x.s.vals[b, ix.NORM]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("width", [1e-3, 0.3, 3.0, 30.0])
+def test_divergences_without_logarithms_are_bounds_from_below(width, dtype):
+    """Entries from 0 and to 0 among them."""
+    x = State("balanced", dtype)
+    rng = np.random.default_rng(5)
+    f, g = x.s.rows[:, ix.F, :, None] + x.s.cols[:, ix.G, -1, None, None], x.s.cols[:, ix.G, None, :-1]
+    x.T[:] = (x.T > 0) * np.exp(f + g - x.L / x.s.vals[:, ix.EPS, None, None])
+    x.T0[:] = x.T * np.exp(width * rng.normal(size=x.T.shape))
+    x.T0[:, 3] = 0
+    x.L[:, 4], x.T[:, 4] = ix.FORBIDDEN, 0
+    args = x.M, None, x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, np.zeros(3, bool), x.on
+    exact, bounds = (be.gradient(x.A.copy(), *args)[x.on] for be in (numpy_be, numba_be))
+    for k in (ix.BREG, ix.KL):
+        assert (bounds[:, k] <= exact[:, k] * (1 + TOLERANCE[dtype])).all()
+    for b in range(2):  # and what they are: sum (T - T0)^2 / max(T, T0)
+        i = np.flatnonzero(x.on)[b]
+        T, T0 = x.T[i].astype(float), x.T0[i].astype(float)
+        top = np.maximum(T, T0)
+        moved = np.sum((T - T0) ** 2 / np.where(top > 0, top, 1))
+        assert bounds[b, ix.BREG] == pytest.approx(moved, rel=1e-5) and bounds[b, ix.KL] == pytest.approx(moved / 2, rel=1e-5)
 
 
 # --------------------------------------------------------------------------------------------- what only Numba has: threads

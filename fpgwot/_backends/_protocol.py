@@ -15,7 +15,9 @@ The scaling problem, in units of reg (so a potential here is a potential in cost
 
 ==================  ==================================================================================================
 matmul              stacked matrix products
-gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs
+gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs; a backend that
+                    `foresees` also writes exp(f+g+h-G/eps), the kernel of a plain step, where asked to
+divergences         BREG and KL, where those of `gradient` are only bounds from below; None where they are exact
 marginal_sums       TOTAL ... LACK from vectors only
 roughness           G += weight (L T + T L'), path Laplacians L, and <T, L T + T L'>
 spread              mean over rows of (row mean - row minimum) of G: sets the first eps of the annealing
@@ -57,9 +59,10 @@ ROW_VECTORS = 7
 Q, LOG_Q, G, Y, COL, IMAGE, GRAD, DIAG, PRE, CG_X, CG_R, CG_D, Y0, GRAD0 = range(14)
 COLUMN_VECTORS = 14
 # Sums that `gradient` returns: <M,T>, <bias,T>, <A,T>, <T,log T>, ||exp(f+g+h-G/eps) - T||_1, <G-L,T-T0>,
-# <T-T0, log T - log T0>, KL(T0 || T)
-LIN, BIAS, CROSS, ENT, FIXED, BEND, BREG, KL = range(8)
-SUMS = 8
+# <T-T0, log T - log T0>, KL(T0 || T) (or less, see `divergences`); and of the kernel of a plain step, where it has been written,
+# the largest update of a row potential that it asks for
+LIN, BIAS, CROSS, ENT, FIXED, BEND, BREG, KL, JUMP = range(9)
+SUMS = 9
 # Sums that `marginal_sums` returns, mu and nu the marginals of T: mass; what the reference plan costs, <r,mu> + <c,nu>;
 # <s1,mu> + <s2,nu>; KL prices of the marginals; their Bregman divergences from those of T0, symmetrised and forward; and
 # <g, q - nu> + h (m - mass): what F lacks, to first order and in units of eps, because the marginals are not met yet

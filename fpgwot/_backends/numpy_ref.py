@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _protocol as ix
 from . import inner
-from ._protocol import BEND, BIAS, BREG, CROSS, DRIFT, ENT, FIXED, FORBIDDEN_FROM, KL, LIN, MEMORY, STEP, SUMS, Scaling
+from ._protocol import BEND, BIAS, BREG, CROSS, DRIFT, ENT, FIXED, FORBIDDEN_FROM, JUMP, KL, LIN, MEMORY, STEP, SUMS, Scaling
 from .numpy_lp import (  # noqa: F401
     active_weights,
     add_laplacians,
@@ -35,7 +35,8 @@ name = "numpy"
 xp = np
 matmul = np.matmul
 host = np.asarray
-factors = True
+factors = foresees = True
+divergences = None  # `gradient` has them
 TINY = 1e-300
 
 
@@ -62,8 +63,8 @@ def _update(log_weight: Any, lse: Any, potential: Any, rho: float, cap: float) -
     return np.minimum(rho * (log_weight - lse + potential), cap) - potential
 
 
-def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, with the sums LIN ... KL of `_protocol`."""
+def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on, ahead=None) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, with the sums LIN ... JUMP of `_protocol`; `ahead`: see there."""
     out = np.zeros((len(A), SUMS))
     for b, i, j in _problems(s, on):
         t, o = T[b, i, j].astype(float), out[b]
@@ -81,7 +82,13 @@ def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.nd
             log_t, d = pot - L[b, i, j] / s.vals[b, ix.EPS], t - t0
             ratio = log_t - np.log(np.maximum(t0, TINY))
             o[ENT] = np.sum(t * np.where(t > 0, log_t, 0))
-            o[FIXED] = np.sum(np.abs(np.exp(np.minimum(pot - A[b, i, j] / s.vals[b, ix.EPS], 50)) - t))
+            new = np.exp(np.minimum(pot - A[b, i, j] / s.vals[b, ix.EPS], 50))
+            o[FIXED] = np.sum(np.abs(new - t))
+            if ahead is not None:
+                ahead[b, i, j] = new
+                lse, f = np.log(np.maximum(new.sum(1), TINY)), s.rows[b, ix.F, i]
+                jump = _update(s.rows[b, ix.LOG_P, i], lse, f, _rho(s, b, 0)[1], s.vals[b, ix.CAP1])
+                o[JUMP] = np.abs(jump).max(initial=0.0)
             o[BEND] = np.sum((A[b, i, j] - L[b, i, j]) * d)
             o[BREG] = np.sum(d * np.where(d != 0, ratio, 0))
             o[KL] = np.sum(t - t0 - t0 * np.where(t0 > 0, ratio, 0))

@@ -62,6 +62,7 @@ class Rules(NamedTuple):
 
     target: Callable[..., Any]
     begin: Callable[..., Any]
+    unsure: Callable[..., Any]
     observe: Callable[..., Any]
 
 
@@ -69,11 +70,10 @@ _rules: dict[str, Rules] = {}
 
 
 def rules(be: Any) -> Rules:
-    """`target`, `begin` and `observe` for a backend."""
+    """The rules for a backend."""
     if be.name not in _rules:
-        evaluate, new_stage = be.compiled(bound(_evaluate, "_control")), be.compiled(bound(_new_stage, "_control"))
-        names = {"_evaluate": evaluate, "_new_stage": new_stage, "_keep": be.compiled(bound(_keep, "_control"))}
-        _rules[be.name] = Rules(*(be.compiled(bound(f, "_control", **names)) for f in (target, begin, observe)))
+        names = {f.__name__: be.compiled(bound(f, "_control")) for f in (_evaluate, _resistance, _new_stage, _keep)}
+        _rules[be.name] = Rules(*(be.compiled(bound(f, "_control", **names)) for f in (target, begin, unsure, observe)))
     return _rules[be.name]
 
 
@@ -122,6 +122,21 @@ def _evaluate(c, fact, terms, sums, along, rough, square, quadratic):  # type: i
     c[HERE + 2] = along[ix.PRICE]
 
 
+def _resistance(c, sums, along):  # type: ignore[no-untyped-def]
+    """What the convex terms resist a step with: the smaller of their symmetrised and twice their forward Bregman divergence."""
+    both, forward = c[EPS] * sums[ix.BREG] + along[ix.BOTH], c[EPS] * sums[ix.KL] + along[ix.FORWARD]
+    return max(min(both, 2 * forward), 1e-300)
+
+
+def unsure(c, sums, along, on):  # type: ignore[no-untyped-def]
+    """Problems whose next step would depend on more than bounds of the divergences."""
+    found = np.zeros(len(c), np.bool_)
+    for b in range(len(c)):
+        bend, resist = sums[b, ix.BEND], _resistance(c[b], sums[b], along[b])
+        found[b] = on[b] and (bend > BEND_FREE * resist or bend < (SHARE_MAX - 1.0) * resist)
+    return found
+
+
 def _keep(c):  # type: ignore[no-untyped-def]
     for k in range(3):
         c[PARTS + k] = c[HERE + k]
@@ -145,19 +160,19 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
         _evaluate(x, fact, terms[b], s, a, rough[b], square, quadratic)
 
         # -------------------------------------------------------------------- certificate, and the damping of the next step
-        # beta = 1 where the energy bends less than half of what the regulariser resists, else resistance / (resistance + bend);
-        # the resistance is the smaller of the symmetrised and twice the forward Bregman divergence of all convex terms
+        # beta = 1 where the energy bends less than half of what the regulariser resists, else resistance / (resistance + bend)
         x[OUTER] = s[ix.FIXED]
         x[STATION] = (s[ix.FIXED] + vals[b, ix.RES]) / max(fact[SCALE], vals[b, ix.MASS])
-        resist = max(min(x[EPS] * s[ix.BREG] + a[ix.BOTH], 2 * (x[EPS] * s[ix.KL] + a[ix.FORWARD])), 1e-300)
+        resist = _resistance(x, s, a)
         beta = resist / (resist + max(s[ix.BEND], 0.0)) if s[ix.BEND] > BEND_FREE * resist else 1.0
         x[BETA] = max(min(beta, min(BETA_GROWTH * min(x[BETA], 1.0), x[CAP])), x[FLOOR])
         # Where the energy is concave and one direction is left, a plain step takes away the same share of the error each time:
         # once that is seen to be so, one long step takes the rest.
         share = 1.0 + s[ix.BEND] / resist
-        steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and SHARE_MIN < share < SHARE_MAX
-        x[STEADY] = x[STEADY] + 1.0 if steady and abs(share - x[SHARE]) < 0.2 * share else min(x[STEADY], 0.0)
-        x[SHARE], leap = share, 1.0
+        small = SHARE_MIN < share < SHARE_MAX
+        steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and small and abs(share - x[SHARE]) < 0.2 * share
+        x[STEADY] = x[STEADY] + 1.0 if steady else min(x[STEADY], 0.0)
+        x[SHARE], leap = share if small else 1.0, 1.0
         if x[STEADY] >= STEADY_STEPS:
             leap, x[STEADY] = 1.0 / share, -STEADY_STEPS
 

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from .._backends._protocol import F, Scaling
-from .._backends._protocol import G as COL_G
+from .._backends import _protocol as ix
+from .._backends._protocol import Scaling
 from .._problem import Problem
 from ..result import Status
 from . import control
@@ -38,6 +38,7 @@ from ._outcome import Outcome
 from .control import BETA, EPS, OBJECTIVE, STATION
 
 NEWTON_STEPS = 8  # of an outer step; three times as many for the first
+JUMP = 5.0  # largest update of a potential that the next kernel, written with the gradient, may ask of the first sweep
 
 
 def solve(
@@ -66,6 +67,7 @@ def solve(
     s = problem.allocate()
     G, L, T0 = xp.empty_like(T), xp.empty_like(T), xp.zeros(T.shape, T.dtype)  # T0 takes T's place: its padding must be 0
     work = xp.empty_like(T) if problem.C1 is not None else None
+    foresees = be.foresees and work is not None and bool((problem.size == T.shape[1:]).all())  # a kernel's padding must be 0
     mu, nu = xp.sum(T, axis=2, dtype=float), xp.sum(T, axis=1, dtype=float)
     mu0, nu0 = mu, nu  # marginals of T0
     on, fresh, status = np.ones(B, bool), np.ones(B, bool), np.zeros(B, int)
@@ -84,9 +86,12 @@ def solve(
             column_update(be, s, be.column_logsums(G, s, fresh), fresh)
         beta = c[:, BETA].copy()  # 1 where a stage begins
         moved = bool(on.all() and (beta == 1.0).all())
-        if moved:  # the cost and the plan move all the way: the buffers change places, and nothing is copied
-            L, G, T, T0 = G, L, T0, T
-        be.kernel(L, G, T, T0, s, beta, fresh, on, moved)
+        if moved and foresees and iteration > 0 and not fresh.any() and (sums[:, ix.JUMP] < JUMP).all():
+            L, G, T, T0, work = G, L, work, T, T0  # the kernel is there
+        else:
+            if moved:  # the cost and the plan move all the way: the buffers change places, and nothing is copied
+                L, G, T, T0 = G, L, T0, T
+            be.kernel(L, G, T, T0, s, beta, fresh, on, moved)
         goal, strict = rules.target(c, facts, tol, problem.is_quadratic)
         is_last = is_final and iteration == max_iter - 1
         newton_steps = NEWTON_STEPS * (3 if iteration == 0 or is_last else 1)
@@ -98,8 +103,10 @@ def solve(
         iterations += on
 
         # ------------------------------------------------------------------- gradient, certificate, damping, progress, next stage
-        sums, along, rough = problem.gradient(T, mu, nu, mu0, nu0, G, work, T0, L, s, ~on, on)
+        sums, along, rough = problem.gradient(T, mu, nu, mu0, nu0, G, work, T0, L, s, ~on, on, ahead=foresees)
         gradients += on
+        if be.divergences is not None and (needed := rules.unsure(c, sums, along, on)).any():
+            sums[needed, ix.BREG : ix.KL + 1] = be.divergences(T, T0, L, s, needed)[needed]
         before, last = on.copy(), c[:, EPS] == problem.eps
         rules.observe(c, facts, terms, sums, along, rough, host(s.vals), on, fresh, status, tol, feasible, low, *kind)
         history.append((before & last, c[:, OBJECTIVE].copy(), c[:, STATION].copy()))
@@ -108,8 +115,8 @@ def solve(
         if fresh.any():
             eps = xp.asarray(c[:, EPS])
             ratio = (s.eps / eps)[:, None]
-            s.rows[:, F] *= ratio
-            s.cols[:, COL_G] *= ratio
+            s.rows[:, ix.F] *= ratio
+            s.cols[:, ix.G] *= ratio
             s.eps[:] = eps
             s.factored[:] = xp.where(xp.asarray(fresh), 0.0, s.factored)  # another eps, another Newton system
             spent[fresh] = 0.0

@@ -11,8 +11,8 @@ from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from . import dual as _d
 from . import loop as _loop
 from . import scaling as _k
-from ._jit import jit as compiled  # noqa: F401
 from ._jit import both_forms, one_thread  # noqa: F401
+from ._jit import jit as compiled  # noqa: F401
 from .descent import descend  # noqa: F401
 from .direct import linear  # noqa: F401
 from .lp import (  # noqa: F401
@@ -34,7 +34,7 @@ name = "numba"
 xp = np
 matmul = np.matmul
 host = np.asarray
-factors = True
+factors = foresees = True
 LARGE = 200_000  # entries from which the passes of a batch outlast the calls: several threads share the rows of each problem
 
 
@@ -42,10 +42,17 @@ def _work(K: np.ndarray, on: np.ndarray) -> int:
     return int(np.count_nonzero(on)) * K.shape[1] * K.shape[2]
 
 
-def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on) -> np.ndarray:  # type: ignore[no-untyped-def]
+def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on, ahead=None) -> np.ndarray:  # type: ignore[no-untyped-def]
     out = np.empty((len(A), SUMS))
-    work = 8 * _work(A, on)
-    _k.gradient(work, A, M, bias, T, T0, L, s.rows, s.cols, s.vals, r, c, wl, wq, first, s.size, on, s.sums, out)
+    work, state, write = 8 * _work(A, on), (s.rows, s.cols, s.vals), ahead is not None
+    ahead = ahead if write else A
+    _k.gradient(work, A, M, bias, T, T0, L, *state, r, c, wl, wq, first, s.size, on, ahead, write, s.sums, out)
+    return out
+
+
+def divergences(T: np.ndarray, T0: np.ndarray, L: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
+    out = np.empty((len(T), 2))
+    _k.divergences(8 * _work(T, on), T, T0, L, s.rows, s.cols, s.vals, s.size, on, s.sums, out)
     return out
 
 

@@ -46,15 +46,16 @@ def _version_of_sources() -> str:
 _SOURCES = _version_of_sources()
 
 
+_njit: Any = njit  # its stub does not know all of its options
 _OPTIONS = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
-def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], **options: Any) -> Any:
     function.__qualname__ += "_" + _SOURCES
     try:
-        return njit(cache=True, **_OPTIONS, **options)(function)
+        return _njit(cache=True, **_OPTIONS, **options)(function)
     except RuntimeError:  # Numba found no folder to write to: compile in each process
-        return njit(**_OPTIONS, **options)(function)
+        return _njit(**_OPTIONS, **options)(function)
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +69,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that kernels alone call: inlined, kept on disk as a part of them only, and without a form for Python."""
-    return njit(**_OPTIONS, forceinline=True, no_cpython_wrapper=True)(function)
+    return _njit(**_OPTIONS, forceinline=True, no_cpython_wrapper=True)(function)
 
 
 @helper

@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-_strict = njit(
+_njit: Any = njit  # its stub does not know all of its options
+_strict = _njit(
     fastmath={"nsz", "contract"}, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
 )
 f4, i4 = np.float32, np.int32

@@ -20,8 +20,12 @@ NARROW = 256  # columns up to which 32 rows stay in the fastest cache
 
 
 @kernel
-def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part, out):  # type: ignore[no-untyped-def]
-    """G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, with the sums LIN ... KL of `_protocol`."""
+def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, ahead, write, part, out):  # type: ignore[no-untyped-def]
+    """G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, with the sums LIN ... JUMP of `_protocol`.
+
+    `ahead` takes the kernel of a plain step, if `write`. BREG and KL are bounds without logarithms: with D = T - T0 and
+    X = max(T, T0), log T - log T0 is D/X or more in size, and T - T0 - T0 log(T/T0) is D^2/(2 X) or more.
+    """
     B, n, m = A.shape
     blocks = part.shape[1]
     for item in prange(B * blocks):
@@ -32,6 +36,9 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
         nb, mb = size[b]
         real = A.dtype.type
         kl_w, kq_w, ie = real(wl[b]), real(4 * wq[b]), real(1 / S[b, ix.EPS])
+        tau = S[b, ix.TAU1] / S[b, ix.EPS]
+        rho = tau / (1 + tau) if tau < np.inf else 1.0
+        scratch = np.empty(mb, A.dtype)
         for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
             a, t = A[b, i], T[b, i]
             lin = bia = cross = 0.0
@@ -61,28 +68,64 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, part,
                 s[ix.ENT] += ent
                 continue
             ell, t0 = L[b, i], T0[b, i]
-            ent = fixed = bend = breg = kl = 0.0
+            ent = fixed = bend = moved = total = 0.0
             fi, g = R[b, ix.F, i] + C[b, ix.G, m], C[b, ix.G]
+            new = ahead[b, i] if write else scratch
             for j in range(mb):
                 pot = real(fi + g[j])
                 lt = pot - ie * ell[j]  # log of the plan, from the cost that made it
-                d = t[j] - t0[j]
-                dl = lt - log(t0[j])
+                d, larger = t[j] - t0[j], max(t[j], t0[j])
+                x = exp(min(pot - ie * a[j], real(50)))
+                new[j] = x
+                total = add(total, x)
                 ent = add(ent, t[j] * lt if t[j] > 0 else real(0))
-                fixed = add(fixed, abs(exp(min(pot - ie * a[j], real(50))) - t[j]))
+                fixed = add(fixed, abs(x - t[j]))
                 bend = add(bend, (a[j] - ell[j]) * d)
-                breg = add(breg, d * dl if d != 0 else real(0))
-                kl = add(kl, (t[j] - t0[j] - t0[j] * dl) if t0[j] > 0 else t[j])
+                moved = add(moved, d * (d / larger) if larger > 0 else real(0))
             s[ix.ENT] += ent
             s[ix.FIXED] += fixed
             s[ix.BEND] += bend
-            s[ix.BREG] += breg
-            s[ix.KL] += kl
+            s[ix.BREG] += moved
+            s[ix.KL] += moved / 2
+            if write:
+                jump = _row_update(R[b, ix.LOG_P, i], np.log(max(total, 1e-300)), R[b, ix.F, i], rho, S[b, ix.CAP1])
+                s[ix.JUMP] = max(s[ix.JUMP], abs(jump))
     for b in range(B):
         out[b] = 0.0
         for block in range(blocks):
-            for k in range(ix.SUMS):
+            for k in range(ix.JUMP):
                 out[b, k] += part[b, block, k]
+            out[b, ix.JUMP] = max(out[b, ix.JUMP], part[b, block, ix.JUMP])
+
+
+@kernel
+def divergences(T, T0, L, R, C, S, size, on, part, out):  # type: ignore[no-untyped-def]
+    """out[:, 0] = <T - T0, log T - log T0>, out[:, 1] = KL(T0 || T)."""
+    B, n, m = T.shape
+    blocks = part.shape[1]
+    for item in prange(B * blocks):
+        b, block = item // blocks, item % blocks
+        part[b, block] = 0.0
+        if not on[b]:
+            continue
+        nb, mb = size[b]
+        real = T.dtype.type
+        ie = real(1 / S[b, ix.EPS])
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
+            t, ell, t0 = T[b, i], L[b, i], T0[b, i]
+            breg = kl = 0.0
+            fi, g = R[b, ix.F, i] + C[b, ix.G, m], C[b, ix.G]
+            for j in range(mb):
+                d, dl = t[j] - t0[j], real(fi + g[j]) - ie * ell[j] - log(t0[j])
+                breg = add(breg, d * dl if d != 0 else real(0))
+                kl = add(kl, (d - t0[j] * dl) if t0[j] > 0 else t[j])
+            part[b, block, 0] += breg
+            part[b, block, 1] += kl
+    for b in range(B):
+        out[b] = 0.0
+        for block in range(blocks):
+            out[b, 0] += part[b, block, 0]
+            out[b, 1] += part[b, block, 1]
 
 
 @helper
