@@ -51,7 +51,8 @@ PHI, RES, VIOL, MASS, GAIN = range(5, 10)  # after `sweep`: dual, residual, larg
 RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that Anderson mixing holds
 FACTORED = 15  # 1 where Scaling.factor holds a factor that preconditions the Newton systems
 STEPS = 16  # conjugate gradient steps since `newton`
-NUMBERS = 17
+HELD = 17  # least distance from its cap at which a potential is held: the step at which the last failed line search gave up
+NUMBERS = 18
 # Row vectors, Scaling.rows[b, ..., i]
 P, LOG_P, F, LU, E, ROW, W = range(7)
 ROW_VECTORS = 7
@@ -121,6 +122,8 @@ _VIEWS = {
     "cap2": ("vals", CAP2),
     "used": ("vals", USED),
     "factored": ("vals", FACTORED),
+    "held": ("vals", HELD),
+    "step": ("cols", CG_X),
     "f": ("rows", F),
     "row": ("rows", ROW),
     "g": ("cols", G),

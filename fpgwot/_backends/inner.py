@@ -30,8 +30,8 @@ factor: Any = None
 cg: Any = None
 trial: Any = None
 numbers: Any = None
-forget: Any = None  # `forget(s, which)` empties the mixing, `unfactor(s, which)` drops the factors
-unfactor: Any = None
+forget: Any = None  # `forget(s, which)` empties the mixing; `retreat(s, failed, a)` drops factors and sets HELD
+retreat: Any = None
 
 
 # Loops, not array expressions: those would take seconds to compile.
@@ -164,12 +164,12 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
             if not refused(out, start, slack, search, a):
                 break
         if search.any():  # back to the start of the line search: the Sinkhorn step below always raises the dual
-            # Near a kink of the caps the exact step runs along directions that cost nothing up to it. Conjugate gradients cut
-            # short by the diagonal alone do not see them, so the factor goes.
+            # The exact step runs along directions that cost nothing, up to a kink of the caps nearer than the last step tried.
+            # Conjugate gradients cut short by the diagonal do not see them, so the factor goes; and caps so near count as reached.
+            retreat(*s, search, a)
             trial(*s, zero, search)
             sweep(K, *s, search)
             count(passes, search, 1)
-            unfactor(*s, search)
         forget(*s, work)  # mixing without a memory is the Sinkhorn step
         anderson(*s, none, work)
         sweep(K, *s, work)
@@ -196,11 +196,14 @@ def interpreted(be: Any, compiled: Callable[..., Any] | None = None, **others: A
     def forget(s: Any, which: np.ndarray) -> None:
         s.used[be.xp.asarray(which)] = 0
 
-    def unfactor(s: Any, which: np.ndarray) -> None:
-        s.factored[be.xp.asarray(which)] = 0
+    def retreat(s: Any, failed: np.ndarray, a: np.ndarray) -> None:
+        xp = be.xp
+        failed = xp.asarray(failed)
+        s.factored[failed] = 0
+        s.held[:] = xp.where(failed, xp.asarray(a) * xp.abs(s.step).max(axis=1), s.held)
 
     if compiled is not None:
         names |= {name: compiled(bound(f, "_" + be.name)) for name, f in HELPERS.items()}
     names |= others
-    loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, unfactor=unfactor, **names)
+    loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, retreat=retreat, **names)
     return lambda K, s, *rest: loop(K, (s,), *rest)

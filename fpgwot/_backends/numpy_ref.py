@@ -260,7 +260,8 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
             s.cols[b, ix.GRAD, j],
         )
         # a potential near its cap counts as held by it, and one that has drifted as far as it may stays
-        near = max(min(ix.NEAR * (s.vals[b, ix.RES] / max(s.vals[b, ix.MASS], TINY)), ix.NEAREST), 1e-13)
+        near = ix.NEAR * (s.vals[b, ix.RES] / max(s.vals[b, ix.MASS], TINY))
+        near = max(min(max(near, s.vals[b, ix.HELD]), ix.NEAREST), 1e-13)
         free_rows = (t1 > 0) & ((-near if s.vals[b, ix.CAP1] == 0 else np.inf) > F)
         w = np.where(free_rows, 1 / (np.maximum(row, TINY) * (1 + 1 / max(t1, TINY))), 0.0)
         d = col if np.isinf(t2) else col + (grad + col) / t2 if t2 > 0 else np.zeros_like(col)

@@ -202,7 +202,8 @@ def _near(S, b):  # type: ignore[no-untyped-def]
     Nothing bends the dual there, so a Newton step runs on past the cap; the dual turns at the first of them. Counting those
     near by as held bends the model more than the dual, and the distance goes to zero with the residual.
     """
-    return max(min(ix.NEAR * (S[b, ix.RES] / max(S[b, ix.MASS], 1e-300)), ix.NEAREST), 1e-13)
+    near = ix.NEAR * (S[b, ix.RES] / max(S[b, ix.MASS], 1e-300))
+    return max(min(max(near, S[b, ix.HELD]), ix.NEAREST), 1e-13)
 
 
 @kernel

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from .. import inner
-from .._protocol import USED
+from .._protocol import CG_X, HELD, USED
 from . import dual as _d
 from . import scaling as _k
 from ._jit import jit, parallel_only
@@ -34,8 +34,13 @@ def _forget(R, C, S, size, v, hist, part, sums, factor, which):  # type: ignore[
 
 
 @jit
-def _unfactor(R, C, S, size, v, hist, part, sums, factor, which):  # type: ignore[no-untyped-def]
-    pass
+def _retreat(R, C, S, size, v, hist, part, sums, factor, failed, a):  # type: ignore[no-untyped-def]
+    for b in range(len(failed)):
+        if failed[b]:
+            top = 0.0
+            for j in range(v.shape[1]):
+                top = max(top, abs(C[b, CG_X, j]))
+            S[b, HELD] = a[b] * top
 
 
 @jit
@@ -49,7 +54,7 @@ _kernels = {"sweep": _k.sweep, "anderson": _d.anderson, "newton": _d.newton, "cg
 _names = {name: f.serial for name, f in _kernels.items()}
 _names |= {name: jit(inner.bound(f, "_compiled")) for name, f in inner.HELPERS.items()}
 _ascend = jit(
-    inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, unfactor=_unfactor, **_names)
+    inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, retreat=_retreat, **_names)
 )
 
 

@@ -94,7 +94,8 @@ __device__ __forceinline__ bool done(const double* S, i64 b) { return S[b * ix::
 
 // Distance from its cap at which a potential counts as held by it.
 __device__ __forceinline__ double near(const State& s) {
-  return fmax(fmin(ix::NEAR * (s.vals[ix::RES] / fmax(s.vals[ix::MASS], Least<double>::value)), ix::NEAREST), 1e-13);
+  const double far = fmax(ix::NEAR * (s.vals[ix::RES] / fmax(s.vals[ix::MASS], Least<double>::value)), s.vals[ix::HELD]);
+  return fmax(fmin(far, ix::NEAREST), 1e-13);
 }
 
 // Weight of a row in the Newton system, 0 where its potential is held.

@@ -97,6 +97,17 @@ template <typename real> struct Small {
     __syncthreads();
     return s.vals[ix::GAIN];
   }
+
+  // After a line search that found no step: caps nearer than the step at which it gave up count as reached.
+  __device__ __noinline__ void retreat(double a) {
+    if (threadIdx.x == 0) {
+      const double* step = s.col(ix::CG_X);
+      double top = 0.0;
+      for (int j = 0; j < mb; j++) top = fmax(top, fabs(step[j]));
+      s.vals[ix::HELD] = a * top;
+    }
+    __syncthreads();
+  }
 };
 
 // Reads of K; `spent` as in `inner.py`.
@@ -135,6 +146,7 @@ __device__ i64 ascend(Small<real>& problem, double target, double feasible, i64 
       a *= loop::SHORTER;
     }
     if (search) {  // back to the start of the line search: the Sinkhorn step below always raises the dual
+      problem.retreat(a);
       problem.trial(0.0);
       problem.sweep(), passes++;
     }
