@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 import fpgwot
+from fpgwot._backends.numba_cpu import both_forms
 
 from ..problems import Problem, problem_t, segmentation_problem
 from . import Method
@@ -23,14 +24,15 @@ def solver(z: Problem, dtype: type = np.float64, backend: str = "auto") -> Calla
 
 def warm_up() -> None:
     """Compiles every kernel that the benchmarks need, serial and (with more than one thread) parallel, in both precisions."""
-    for m in (None, 0.8):
-        solver(problem_t(700).linear().but(m=m))()  # large linear programs have kernels of their own
-    for n in (6, 200):
-        for z in (problem_t(n), problem_t(n).structural(), problem_t(n).linear(), segmentation_problem(n, 5)):
-            for m in (None, 0.8) if z.loss == "square" else (None,):
-                for reg in (0.0, 0.05) if z.loss == "square" else (0.05,):
-                    for dtype in (np.float64, np.float32) if reg else (np.float64,):
-                        solver(z.but(m=m, reg=reg), dtype)()
+    with both_forms():
+        for m in (None, 0.8):
+            solver(problem_t(700).linear().but(m=m))()  # large linear programs have kernels of their own
+        for n in (6, 200):
+            for z in (problem_t(n), problem_t(n).structural(), problem_t(n).linear(), segmentation_problem(n, 5)):
+                for m in (None, 0.8) if z.loss == "square" else (None,):
+                    for reg in (0.0, 0.05) if z.loss == "square" else (0.05,):
+                        for dtype in (np.float64, np.float32) if reg else (np.float64,):
+                            solver(z.but(m=m, reg=reg), dtype)()
 
 
 def methods() -> tuple[list[Method], dict[str, str]]:

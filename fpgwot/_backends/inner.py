@@ -165,7 +165,7 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
                 break
         if search.any():  # back to the start of the line search: the Sinkhorn step below always raises the dual
             # The exact step runs along directions that cost nothing, up to a kink of the caps nearer than the last step tried.
-            # Conjugate gradients cut short by the diagonal do not see them, so the factor goes; and caps so near count as reached.
+            # Conjugate gradients cut short by the diagonal do not see them, so the factor goes; caps so near count as reached.
             retreat(*s, search, a)
             trial(*s, zero, search)
             sweep(K, *s, search)
