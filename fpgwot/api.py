@@ -12,6 +12,7 @@ from . import _direct, _dispatch
 from ._feasible import check_feasible
 from ._finish import complain, doubt, result_of
 from ._solvers import mass_path
+from ._solvers._loop import Below as Below
 from ._solvers._loop import Progress, Watch
 from ._solvers.run import run
 from ._validate import Prepared, make_problem

@@ -606,6 +606,20 @@ def test_linear_in_the_start():
     np.testing.assert_allclose(capped.plan, 0.7 * np.outer(p, q), atol=1e-16)
 
 
+@pytest.mark.parametrize("be", [NUMBA, PYTHON], ids=["compiled", "python"])
+@pytest.mark.parametrize("mass", [None, 0.7])
+def test_a_gap_that_is_enough_stops_as_a_callback_would(mass, be):
+    M, C1, C2, p, q = sequences(40, 40, 2)
+    gaps = fgw(M, C1, C2, p, q, mass).history[:, 1]
+    assert len(gaps) > 2
+    for enough in (*gaps[:-1] * (1 + 1e-9), 0.99 * gaps[-2]):
+        asked = fgw(M, C1, C2, p, q, mass, be=PYTHON, callback=lambda i, F, gap, enough=enough: gap <= enough)
+        known = fgw(M, C1, C2, p, q, mass, be=be, enough=enough)
+        assert (known.status, known.n_iter) == (asked.status, asked.n_iter)
+        np.testing.assert_allclose(known.plan, asked.plan, atol=1e-15)
+        np.testing.assert_allclose(known.history, asked.history, rtol=1e-9, atol=1e-14)
+
+
 # ----------------------------------------------------------------------------------------------------------- edge cases
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (3, 1)])
 @pytest.mark.parametrize("mass", MODES)

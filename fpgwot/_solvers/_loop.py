@@ -19,6 +19,16 @@ class Progress:
     elapsed: float
 
 
+@dataclass(frozen=True)
+class Below:
+    """A callback that stops at a residual. The exact solver compares by itself: small problems then need no interpreter."""
+
+    residual: float
+
+    def __call__(self, now: Progress) -> bool:
+        return bool(now.residual <= self.residual)
+
+
 @dataclass
 class Watch:
     """Calls the callback and the verbose printer; true when the caller asks to stop."""
@@ -27,6 +37,11 @@ class Watch:
     verbose: bool = False
     is_batch: bool = False
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def enough(self) -> float | None:
+        """The residual to stop at, where nobody wants to see more of the run."""
+        return self.callback.residual if isinstance(self.callback, Below) and not self.verbose else None
 
     def __call__(self, iteration: int, objective: Any, residual: Any) -> bool:
         if self.callback is None and not self.verbose:

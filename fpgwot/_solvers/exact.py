@@ -95,7 +95,8 @@ def _solve_one(problem: Problem, b: int, T0: Any, tol: float, max_iter: int, wat
         problem.be, M, C1, C2, problem.p[b, :n], problem.q[b, :k], w_lin=w_lin, w_quad=float(problem.wq[b]),
         marginals=rules, mass=mass, loss=problem.loss, T0=T0, tol=tol, max_iter=max_iter,
         smoothness=0.0 if problem.smoothness is None else float(problem.smoothness[b]),
-        callback=None if watch.callback is None and not watch.verbose else watch,
+        callback=None if (watch.callback is None and not watch.verbose) or watch.enough is not None else watch,
+        enough=watch.enough or 0.0,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ..marginals import Marginals
 from .energy import Energy
 from .linear_program import EMPTY, EPS, FORBIDDEN, FORBIDDEN_FROM, Codes, linear_program
 
-CONVERGED, SHORTER_STEP = 0, 2  # reasons of the compiled loop to end
+CONVERGED, SHORTER_STEP, ENOUGH = 0, 2, 3  # reasons of the compiled loop to end
 
 Atom = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # codes, entries and marginals of a sparse plan
 
@@ -128,6 +128,7 @@ def solve(
     tol: float = 1e-9,
     max_iter: int = 1000,
     callback: Callable[[int, float, float], Any] | None = None,
+    enough: float = 0.0,
 ) -> Exact:
     """Minimise F(T) = w_lin <M,T> + w_quad E(T) over the plans of given marginals (and mass) to a stationary point.
 
@@ -154,6 +155,8 @@ def solve(
         Most linear programs to solve.
     callback : callable, optional
         Called with (iteration, F, gap); a true answer stops.
+    enough : float
+        A gap at which to stop whatever tol says, as a callback would.
     """
     lp = linear_program(be, p, q, marginals, mass, M)
     G = np.empty((len(p), len(q)))
@@ -163,11 +166,12 @@ def solve(
     last, last_A, history, status = EMPTY, None, [], "max_iter"
     leave = lp.forbidden and T0 is None  # the product plan uses forbidden pairs: go to the first vertex in any case
     if T0 is None and callback is None and not leave and be.descend is not None and energy.is_small:
-        reason, table, code, x, at, step = _compiled(be, lp, energy, M, p, q, w_lin, tol, max_iter, G)
+        reason, table, code, x, at, step = _compiled(be, lp, energy, M, p, q, w_lin, tol, enough, max_iter, G)
         if at.T is not None:
             last, last_A = (code, x), at.A
         if reason != SHORTER_STEP:
             status = "converged" if reason == CONVERGED and step.is_certified(lp) else "max_iter"
+            status = "stopped" if reason == ENOUGH else status
             return _result(be, lp, energy, at, M, w_lin, G, step, table, status)
         history = [tuple(row) for row in table[:-1]]
     elif T0 is None:
@@ -185,7 +189,7 @@ def solve(
             if step.slope <= step.target:
                 status = "converged" if step.is_certified(lp) else "max_iter"
                 break
-            if callback is not None and callback(iteration, at.F, step.slope):
+            if step.slope <= enough or (callback is not None and callback(iteration, at.F, step.slope)):
                 status = "stopped"
                 break
             if len(history) >= max_iter:
@@ -282,12 +286,13 @@ def _compiled(
     q: np.ndarray,
     w_lin: float,
     tol: float,
+    enough: float,
     max_iter: int,
     G: np.ndarray,
 ) -> tuple[int, np.ndarray, Codes, np.ndarray, Point, Step]:
     """The whole steps of a small problem in one call: why it ended, history, the vertex, the point, the last certificate."""
     reason, table, on_vertex, code, x, A, mu, nu, s1, s2, lin, E, top, slope, program = be.descend(
-        M, *energy.arrays(), p, q, lp.mass, w_lin, energy.w, energy.kappa, tol, max_iter, *lp.arrays(), G
+        M, *energy.arrays(), p, q, lp.mass, w_lin, energy.w, energy.kappa, tol, enough, max_iter, *lp.arrays(), G
     )
     low = lp.adopt(G, program)
     at = Point(Mixture.vertex((code, x, mu, nu), lin, E) if on_vertex else None, A, mu, nu, s1, s2, lin, E)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..api import solve
+from ..api import Below, solve
 from ..result import ConvergenceWarning, Result, Status
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -189,12 +189,8 @@ def transport(
         M, alpha = None, 1.0
     if G0 is None and reg > 0:
         G0 = product_plan(C1, C2, p, q)
-    callback = None
-    if tol_abs:  # the exact solver reports its Frank-Wolfe gap: how far F may be above the minimum nearby
-
-        def callback(now: Any) -> bool:
-            return bool(now.residual <= tol_abs)
-
+    # the residual of the exact solver is its Frank-Wolfe gap: how far F may be above the minimum nearby
+    callback = Below(float(tol_abs)) if tol_abs else None
     result = solve(
         bare(M), bare(C1), bare(C2), p, q, alpha=alpha, loss=loss, m=m, tau=tau, reg=reg, init=bare(G0, bare(C1)),
         tol=max(float(tol), 1e-8 if reg > 0 else 1e-14), max_iter=max(int(max_iter), 1) + (reg == 0), verbose=verbose,

@@ -15,7 +15,7 @@ from .elementary import add
 from .lp import _gradient, _pairing, _product_factors, _square_matvec, _sums, nearest_rows
 from .simplex import in_order, optimise, read_plan
 
-CONVERGED, OUT_OF_STEPS, SHORTER_STEP = range(3)
+CONVERGED, OUT_OF_STEPS, SHORTER_STEP, ENOUGH = range(4)
 BY_PROGRAM, BY_ROW, BY_COLUMN = range(3)
 _gradient_serial = _gradient.serial
 
@@ -102,7 +102,7 @@ def _nearest_plan(G: np.ndarray, weights: np.ndarray, by: int) -> tuple[np.ndarr
 @jit
 def descend(
     M: Any, S1: np.ndarray, K1: np.ndarray, S2: np.ndarray, K2: np.ndarray, p: np.ndarray, q: np.ndarray,
-    mass: float, w_lin: float, w: float, kappa: float, tol: float, max_iter: int,
+    mass: float, w_lin: float, w: float, kappa: float, tol: float, enough: float, max_iter: int,
     by: int, hard: np.ndarray, a: np.ndarray, b: np.ndarray, whole: int, corner: bool, tree: np.ndarray, flow: np.ndarray,
     pi: np.ndarray, weights: np.ndarray, unit: float, scale: float, G: np.ndarray,
 ):  # type: ignore[no-untyped-def] # fmt: skip
@@ -144,6 +144,9 @@ def descend(
         iteration += 1
         if slope <= tol * abs(F) + 1e-14 * max(mass * top, w * (_pair(mu, s1) + _pair(nu, s2))):
             reason = CONVERGED
+            break
+        if slope <= enough:
+            reason = ENOUGH
             break
         if iteration >= max_iter:
             break
