@@ -21,6 +21,7 @@ BETA_MIN, BETA_GROWTH, BEND_FREE = 0.05, 1.2, 0.5  # damping: floor, growth per 
 UNBOUNDED = 1e15  # mass (of totals about 1) at which a problem with soft marginals is given up
 PATIENCE, STALLS = 25, 4  # outer steps without 10 % progress before the rules tighten; how often before giving up
 LEAP_FROM, SHARE_MIN, SHARE_MAX, STEADY_STEPS = 0.1, 0.005, 0.4, 3  # long steps: residual and shares at which, after how many
+SAME = 0.2  # relative difference of shares that count as equal
 FALLS = 1e-5  # of the terms of F: by this much it has fallen where the solver is not stuck, only slow
 
 # What is fixed for a problem ...
@@ -133,7 +134,8 @@ def unsure(c, sums, along, on):  # type: ignore[no-untyped-def]
     found = np.zeros(len(c), np.bool_)
     for b in range(len(c)):
         bend, resist = sums[b, ix.BEND], _resistance(c[b], sums[b], along[b])
-        found[b] = on[b] and (bend > BEND_FREE * resist or bend < (SHARE_MAX - 1.0) * resist)
+        plain, no_leap = bend <= BEND_FREE * resist, 1.0 + bend / resist >= (1.0 + SAME) * SHARE_MAX
+        found[b] = on[b] and not (plain and no_leap)
     return found
 
 
@@ -169,10 +171,9 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
         # Where the energy is concave and one direction is left, a plain step takes away the same share of the error each time:
         # once that is seen to be so, one long step takes the rest.
         share = 1.0 + s[ix.BEND] / resist
-        small = SHARE_MIN < share < SHARE_MAX
-        steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and small and abs(share - x[SHARE]) < 0.2 * share
-        x[STEADY] = x[STEADY] + 1.0 if steady else min(x[STEADY], 0.0)
-        x[SHARE], leap = share if small else 1.0, 1.0
+        steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and SHARE_MIN < share < SHARE_MAX
+        x[STEADY] = x[STEADY] + 1.0 if steady and abs(share - x[SHARE]) < SAME * share else min(x[STEADY], 0.0)
+        x[SHARE], leap = share, 1.0
         if x[STEADY] >= STEADY_STEPS:
             leap, x[STEADY] = 1.0 / share, -STEADY_STEPS
 
