@@ -309,6 +309,19 @@ def test_divergences_without_logarithms_are_bounds_from_below(width, dtype):
         assert bounds[b, ix.BREG] == pytest.approx(moved, rel=1e-5) and bounds[b, ix.KL] == pytest.approx(moved / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("be", [numpy_be, numba_be], ids=["numpy", "numba"])
+def test_caps_that_a_line_search_ran_into_count_as_reached(be):
+    x, n = State("partial", np.float64), SIZE[0, 0]
+    be.sweep(x.K, x.s, x.on)
+    to_cap = np.linspace(1e-6, 0.2, n)
+    x.s.rows[0, ix.F, :n] = -x.s.rows[0, ix.LU, :n] - to_cap
+    x.s.vals[:, ix.RES] = 1e-9
+    for distance, held in ((0.0, 0.0), (0.05, 0.05), (5.0, ix.NEAREST)):
+        x.s.vals[:, ix.HELD] = distance
+        be.newton(x.K, x.s, x.on)
+        np.testing.assert_array_equal(x.s.rows[0, ix.W, :n] > 0, to_cap > held)
+
+
 # --------------------------------------------------------------------------------------------- what only Numba has: threads
 
 KERNELS = [x for m in (scaling, dual, lp) for x in vars(m).values() if type(x).__name__ == "Kernel"]
