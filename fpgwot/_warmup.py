@@ -28,7 +28,8 @@ def warmup(dtypes: Sequence[str] = DTYPES, *, exact: bool = True, operators: boo
     operators : bool
         Kernels of temporal structures (`PowerDistance`, `LaplaceKernel`, `Toeplitz`) as well.
     parallel : bool
-        The threaded forms of the kernels as well, which large problems use; without effect where Numba has one thread.
+        The threaded forms of the kernels as well, which large problems use. Else each is compiled once 2 s of work in one
+        thread have earned it, and kept on disk from then on. Without effect where Numba has one thread.
 
     Returns
     -------
