@@ -174,7 +174,7 @@ class Result:
     converged : bool
         True only if the certificate holds to `tol`.
     n_iter, n_passes, n_gradients : int
-        Outer iterations; reads of the n x m kernel, a factor of the Newton system counted as 20 and one for ten columns (exact:
+        Outer iterations; reads of the n x m kernel, a factor of the Newton system counted as 16 and one for 16 columns (exact:
         reads of the linearised cost); gradients of the energy.
     history : array (k, 2)
         Objective and stationarity after each outer iteration, in the units that the solver works in.

@@ -174,7 +174,10 @@ def cg(be, x):
 def factor(be, x):
     newton(be, x)
     x.out["built"] = be.factor(x.K, x.s, x.on).astype(float)
-    assert x.out["built"].tolist() == x.on.tolist()
+    free = (x.s.cols[:, ix.DIAG] > 0).any(axis=1) | np.isfinite(
+        x.s.mass
+    )  # with both sides without a price there is nothing to solve
+    assert (x.out["built"] > 0).tolist() == (x.on & free).tolist()
 
 
 def factor_of_an_earlier_system(be, x):
@@ -183,11 +186,23 @@ def factor_of_an_earlier_system(be, x):
     be.factor(x.K, x.s, x.on)
     be.trial(x.s, np.ones(len(x.on)), x.on)
     cg(be, x)
+    x.s.cols[np.ix_(x.on, [ix.CG_R, ix.CG_D])] = 0.0  # solved: what is left is rounding
 
 
 def trial(be, x):
     cg(be, x)
     be.trial(x.s, np.array([1.0, 1.0, 0.3])[: len(x.on)], x.on)
+
+
+def shorten(be, x):
+    """After a step far too long, which brings rows to their caps where there are any."""
+    cg(be, x)
+    a = np.array([2.0, 2.0, 8.0])[: len(x.on)]
+    be.trial(x.s, a, x.on)
+    be.sweep(x.K, x.s, x.on)
+    x.s.vals[x.on, ix.GAIN] = 1e-4  # as near the solution
+    be.shorten(x.s, a, x.on)
+    x.out["a"] = a
 
 
 def plan(be, x):
@@ -208,8 +223,14 @@ STEPS["gradient-ahead"] = gradient(True, None, False, True)
 STEPS |= {
     f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, long_kernel, kernel_of_moved_buffers, spread, logsums)
 }
-STEPS |= {f.__name__: f for f in (anderson, far_mix, marginal_sums, newton, cg, trial, plan, drift)}
+STEPS |= {f.__name__: f for f in (anderson, far_mix, marginal_sums, newton, cg, trial, shorten, plan, drift)}
 STEPS |= {f.__name__: f for f in (factor, factor_of_an_earlier_system)}
+
+
+def tolerance(name: str, dtype) -> float:
+    """Linear systems amplify the last digit; their factors are float32."""
+    dtype = np.float32 if name.startswith("factor") else dtype
+    return TOLERANCE[dtype] * (100 if name in ("anderson", "cg", "trial", "shorten") or name.startswith("factor") else 1)
 
 
 def run(step, be, kind, dtype, on=None) -> tuple[dict, dict]:
@@ -241,11 +262,8 @@ def compare(one: dict, two: dict, tolerance: float, on: np.ndarray, least: float
 @pytest.mark.parametrize("kind", RULES)
 @pytest.mark.parametrize("name", STEPS)
 def test_numba_equals_numpy(name, kind, dtype):
-    loose = (
-        100 if name in ("anderson", "cg", "trial", "factor", "factor_of_an_earlier_system") else 1
-    )  # linear systems amplify the last digit
     (_, one), (_, two) = (run(STEPS[name], be, kind, dtype) for be in (numpy_be, numba_be))
-    compare(one, two, loose * TOLERANCE[dtype], np.array([True, False, True]))
+    compare(one, two, tolerance(name, dtype), np.array([True, False, True]))
     assert any(np.isfinite(a).all() and np.ptp(a) > 0 for a in two.values())
 
 
@@ -283,7 +301,7 @@ def test_a_factor_solves_the_newton_system_in_one_step(kind, be):
     be.factor(x.K, x.s, x.on)
     be.cg(x.K, x.s, 1e-12, x.on)
     for b in np.flatnonzero(x.on):
-        assert np.abs(x.s.cols[b, ix.CG_R]).sum() <= 1e-6 * x.s.vals[b, ix.NORM]
+        assert np.abs(x.s.cols[b, ix.CG_R]).sum() <= 1e-4 * x.s.vals[b, ix.NORM]  # a float32 factor
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -310,16 +328,37 @@ def test_divergences_without_logarithms_are_bounds_from_below(width, dtype):
 
 
 @pytest.mark.parametrize("be", [numpy_be, numba_be], ids=["numpy", "numba"])
-def test_caps_that_a_line_search_ran_into_count_as_reached(be):
-    x, n = State("partial", np.float64), SIZE[0, 0]
-    be.sweep(x.K, x.s, x.on)
-    to_cap = np.linspace(1e-6, 0.2, n)
-    x.s.rows[0, ix.F, :n] = -x.s.rows[0, ix.LU, :n] - to_cap
-    x.s.vals[:, ix.RES] = 1e-9
-    for distance, held in ((0.0, 0.0), (0.05, 0.05), (5.0, ix.NEAREST)):
-        x.s.vals[:, ix.HELD] = distance
-        be.newton(x.K, x.s, x.on)
-        np.testing.assert_array_equal(x.s.rows[0, ix.W, :n] > 0, to_cap > held)
+def test_a_refused_step_is_cut_where_the_dual_turns(be):
+    """Against a scan of the dual along the step, on systems solved exactly near a solution: caps are what is left to stop it."""
+    refused = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n, on = 24, np.ones(1, bool)
+        cost = rng.random((1, n, n))
+        p = rng.dirichlet(np.full(n, 3.0))[None]
+        inf, zero = np.array([np.inf]), np.zeros(1)
+        s = ix.Scaling(np, np.float64, np.array([[n, n]]), p, p, np.array([0.7]), np.array([0.01]), (inf, inf), (zero, zero))
+        K = np.exp(-cost / 0.01 + rng.normal(size=(1, n, 1)))
+
+        def dual(t, s=s, K=K, on=on):
+            be.trial(s, np.array([t]), on)
+            be.sweep(K, s, on)
+            return s.vals[0, ix.PHI]
+
+        be.sweep(K, s, on)
+        for _ in range(30):
+            be.newton(K, s, on)
+            while s.vals[0, ix.DONE] == 0 and s.vals[0, ix.STEPS] < 200:
+                be.cg(K, s, 1e-10, on)
+            start, a = dual(0.0), np.ones(1)
+            if dual(1.0) < start - 1e-9:
+                refused += 1
+                be.shorten(s, a, on)
+                best = max(dual(t) for t in np.geomspace(1e-6, 1, 200))
+                assert dual(a[0]) - start > 0.5 * (best - start)
+            elif s.vals[0, ix.RES] < 1e-9:
+                break
+    assert refused > 10
 
 
 # --------------------------------------------------------------------------------------------- what only Numba has: threads
@@ -357,8 +396,7 @@ def test_serial_and_parallel_forms_are_equal_and_so_are_one_and_two_threads(form
     for how, state in states.items():
         np.testing.assert_allclose(plans[how], plans["serial", 1], rtol=1e-11, atol=1e-16)
         for (name, kind), found in state.items():
-            loose = 100 if name in ("anderson", "cg", "trial", "factor", "factor_of_an_earlier_system") else 1
-            compare(states["serial", 1][name, kind], found, loose * 1e-12, np.array([True, False, True]))
+            compare(states["serial", 1][name, kind], found, tolerance(name, np.float64), np.array([True, False, True]))
     np.testing.assert_array_equal(plans["parallel", 1], plans["parallel", min(2, threads)])
 
 

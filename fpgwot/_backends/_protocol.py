@@ -27,10 +27,13 @@ kernel              damped step of the cost and of the plan, exact row update in
 sweep               one read of K: exact rows, column sums, dual value, its gradient, the Sinkhorn image, the residuals
 anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only)
 newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
-factor              Cholesky factor of the Newton system at hand, to precondition it and those after it; a backend without
-                    `factors` has none and returns zeros
+factor              Cholesky factor in float32 of the Newton system at hand, scaled to a diagonal of one, to precondition it and
+                    those after it. Returns the columns of a full system that would cost as much; a backend without `factors`
+                    has none and returns zeros
 cg                  one read of K: one conjugate gradient step on the Schur complement of the Newton system, where not DONE
 trial               y = y0 + a step, projected on the caps (vectors only)
+shorten             length of the next trial after a refused one: where the dual turns, as the rows say that came to their caps
+                    (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
 compiled            what makes plain code on host numbers fast: Numba's compiler, or nothing
 ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`; on the GPU small problems take its
@@ -45,20 +48,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 # Numbers of a problem, Scaling.vals[b, ...]
 EPS, TAU1, TAU2, CAP1, CAP2 = range(5)  # current entropy weight, prices of the marginals, caps of the potentials
 PHI, RES, VIOL, MASS, GAIN = range(5, 10)  # after `sweep`: dual, residual, largest relative violation, mass; after `trial`
 RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that Anderson mixing holds
-FACTORED = 15  # 1 where Scaling.factor holds a factor that preconditions the Newton systems
+FACTORED = 15  # rows of the factor in Scaling.factor that preconditions the Newton systems, 0 where there is none
 STEPS = 16  # conjugate gradient steps since `newton`
-HELD = 17  # least distance from its cap at which a potential is held: the step at which the last failed line search gave up
-NUMBERS = 18
-# Row vectors, Scaling.rows[b, ..., i]
-P, LOG_P, F, LU, E, ROW, W = range(7)
-ROW_VECTORS = 7
+NUMBERS = 17
+# Row vectors, Scaling.rows[b, ..., i]; F0 is f + lu where the Newton system was set up
+P, LOG_P, F, LU, E, ROW, W, F0 = range(8)
+ROW_VECTORS = 8
 # Column vectors, Scaling.cols[b, ..., j]; entry m belongs to the mass: Q there is the fixed mass (NaN if none), G is h
-Q, LOG_Q, G, Y, COL, IMAGE, GRAD, DIAG, PRE, CG_X, CG_R, CG_D, Y0, GRAD0 = range(14)
-COLUMN_VECTORS = 14
+Q, LOG_Q, G, Y, COL, IMAGE, GRAD, DIAG, PRE, CG_X, CG_R, CG_D, Y0, GRAD0, SEAT = range(15)  # SEAT: row of the factor and 1, or 0
+COLUMN_VECTORS = 15
 # Sums that `gradient` returns: <M,T>, <bias,T>, <A,T>, <T,log T>, ||exp(f+g+h-G/eps) - T||_1, <G-L,T-T0>,
 # <T-T0, log T - log T0>, KL(T0 || T) (or less, see `divergences`); and of the kernel of a plain step, where it has been written,
 # the largest update of a row potential that it asks for
@@ -76,9 +80,10 @@ MEMORY = 8  # Anderson mixing: images kept beside the last
 DRIFT = 60.0  # largest |log scaling| before it is absorbed again: exp(60) times a kernel entry is a float32
 LARGEST = 1e20  # of a plan entry: beyond it a soft marginal has lost all hold, and products would overflow
 STEP = 10.0  # largest entry of a Newton step
-NEAR, NEAREST = 0.3, 0.1  # a potential is held by its cap from this share of the residual per unit of mass on, at most so far
+AT_CAP, LACKING = 1e-13, 1e-9  # distance from its cap at which a potential is held by it; log of what a row may lack there
 LARGEST_FACTOR = 3000  # columns up to which a dense factor may be bought
-RIDGE = 1e-10  # added to its diagonal, relative
+RIDGE = 1e-6  # added to its diagonal of ones: what float32 can tell from 0
+SHORTER, BISECTIONS = 0.3, 25  # most of a refused step that is tried next; halvings that find where the dual turns
 
 
 class Scaling:
@@ -98,7 +103,7 @@ class Scaling:
         self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
         self.sums = xp.zeros((B, blocks, SUMS))
         side = m + 1 if factors and m <= LARGEST_FACTOR and B * m * m <= 4 * LARGEST_FACTOR**2 else 0
-        self.factor = xp.zeros((B, side, side))  # of the Newton system, lower triangle; empty where it would be too large
+        self.factor = xp.zeros((B, side, side), np.float32)  # of the scaled Newton system, upper; empty if too large
         self.vals[:, EPS] = xp.asarray(eps)
         for index, value in ((TAU1, tau[0]), (TAU2, tau[1]), (CAP1, cap[0]), (CAP2, cap[1])):
             self.vals[:, index] = xp.asarray(value)
@@ -121,9 +126,6 @@ _VIEWS = {
     "tau2": ("vals", TAU2),
     "cap2": ("vals", CAP2),
     "used": ("vals", USED),
-    "factored": ("vals", FACTORED),
-    "held": ("vals", HELD),
-    "step": ("cols", CG_X),
     "f": ("rows", F),
     "row": ("rows", ROW),
     "g": ("cols", G),

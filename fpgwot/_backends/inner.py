@@ -18,10 +18,11 @@ import numpy as np
 from ._protocol import DONE, FACTORED, GAIN, PHI, RES, STEPS, VIOL
 
 SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 8, 60, 0.3, 8
-FREE_STEPS = 2  # CG steps of a Newton step that cost nothing; a factor is bought when the rest adds up to its price
-PRICE, COLUMNS = 20, 10  # of a factor in passes, and one more for so many columns: measured 21, 34, 57, 66, 100 at 64 ... 1024
+FREE_STEPS, MIXED = 2, 4  # CG steps of a Newton step that a factor would not save; mixed sweeps of an outer step that it would
+EARLY = 0.5  # a factor is bought when what it would have saved adds up to this share of its price: it serves many outer steps
+PRICE, COLUMNS = 16, 16  # of a factor in passes, and one more for so many columns: measured 20, 25, 45, 45, 80 at 64 ... 1024
 AT_ONCE = 1  # CG steps that a call of `cg` makes before the host looks; a backend may have its own
-ENOUGH, SHORTER = 1e-4, 0.3  # share of the expected gain that a line search accepts, and what a refused step is shortened to
+ENOUGH = 1e-4  # share of the expected gain that a line search accepts
 
 sweep: Any = None  # the primitives, and `numbers(s)`, a host copy of s.vals
 anderson: Any = None
@@ -29,9 +30,9 @@ newton: Any = None
 factor: Any = None
 cg: Any = None
 trial: Any = None
+shorten: Any = None
 numbers: Any = None
-forget: Any = None  # `forget(s, which)` empties the mixing; `retreat(s, failed, a)` drops factors and sets HELD
-retreat: Any = None
+forget: Any = None  # `forget(s, which)` empties the mixing
 
 
 # Loops, not array expressions: those would take seconds to compile.
@@ -73,16 +74,14 @@ def running(out, todo):  # type: ignore[no-untyped-def]
     return left
 
 
-def refused(out, start, slack, search, a):  # type: ignore[no-untyped-def]
-    """Strike the problems whose step raised the dual enough off `search` and shorten the others; whether any is left."""
+def refused(out, start, slack, search):  # type: ignore[no-untyped-def]
+    """Strike the problems whose step raised the dual enough off `search`; whether any is left."""
     left = False
     for b in range(len(search)):
         phi, before = out[b, PHI], start[b, PHI]
         enough = phi >= before + ENOUGH * out[b, GAIN] or abs(phi - before) < slack * max(1.0, abs(before))
         search[b] = search[b] and not (np.isfinite(phi) and enough)
-        if search[b]:
-            a[b] = SHORTER * a[b]
-            left = True
+        left = left or search[b]
     return left
 
 
@@ -103,6 +102,13 @@ def count(total, which, unit):  # type: ignore[no-untyped-def]
             total[b] += unit
 
 
+def charge(passes, built):  # type: ignore[no-untyped-def]
+    """Count factors of so many columns as passes."""
+    for b in range(len(built)):
+        if built[b] > 0:
+            passes[b] += PRICE + built[b] // COLUMNS
+
+
 def tally(out, which, passes, spent):  # type: ignore[no-untyped-def]
     """Add the CG steps of a Newton step, and those that a factor would have saved."""
     for b in range(len(which)):
@@ -111,7 +117,7 @@ def tally(out, which, passes, spent):  # type: ignore[no-untyped-def]
             spent[b] += max(out[b, STEPS] - FREE_STEPS, 0.0)
 
 
-HELPERS = {f.__name__: f for f in (unfinished, fallen, without_factor, running, refused, costly, count, tally)}
+HELPERS = {f.__name__: f for f in (unfinished, fallen, without_factor, running, refused, costly, count, charge, tally)}
 
 
 def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ignore[no-untyped-def]
@@ -142,13 +148,15 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
             sweep(K, *s, some)
             count(passes, some, 1)
             out = numbers(*s)
+    if unfinished(out, target, feasible, work) and without_factor(out, work, mix):
+        count(spent, mix, MIXED)
     for _ in range(newton_steps):
         if not unfinished(out, target, feasible, work):
             return passes
         newton(K, *s, work)
         count(passes, work, 1)
-        if costly(spent, work, price, some):
-            count(passes, factor(K, *s, some) > 0, price)
+        if costly(spent, work, EARLY * price, some):
+            charge(passes, factor(K, *s, some))
         todo, k, made = work.copy(), 0, numbers(*s)
         while k < CG_STEPS and running(made, todo):
             cg(K, *s, CG_STOP, todo)
@@ -161,12 +169,10 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
             count(passes, search, 1)
             out = numbers(*s)
             tries += 1
-            if not refused(out, start, slack, search, a):
+            if not refused(out, start, slack, search):
                 break
+            shorten(*s, a, search)
         if search.any():  # back to the start of the line search: the Sinkhorn step below always raises the dual
-            # The exact step runs along directions that cost nothing, up to a kink of the caps nearer than the last step tried.
-            # Conjugate gradients cut short by the diagonal do not see them, so the factor goes; caps so near count as reached.
-            retreat(*s, search, a)
             trial(*s, zero, search)
             sweep(K, *s, search)
             count(passes, search, 1)
@@ -191,19 +197,13 @@ def interpreted(be: Any, compiled: Callable[..., Any] | None = None, **others: A
 
     `others` take the place of names of this module.
     """
-    names = {name: getattr(be, name) for name in ("sweep", "anderson", "newton", "factor", "cg", "trial")}
+    names = {name: getattr(be, name) for name in ("sweep", "anderson", "newton", "factor", "cg", "trial", "shorten")}
 
     def forget(s: Any, which: np.ndarray) -> None:
         s.used[be.xp.asarray(which)] = 0
 
-    def retreat(s: Any, failed: np.ndarray, a: np.ndarray) -> None:
-        xp = be.xp
-        failed = xp.asarray(failed)
-        s.factored[failed] = 0
-        s.held[:] = xp.where(failed, xp.asarray(a) * xp.abs(s.step).max(axis=1), s.held)
-
     if compiled is not None:
         names |= {name: compiled(bound(f, "_" + be.name)) for name, f in HELPERS.items()}
     names |= others
-    loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, retreat=retreat, **names)
+    loop = bound(ascend, "_" + be.name, numbers=lambda s: np.array(be.host(s.vals)), forget=forget, **names)
     return lambda K, s, *rest: loop(K, (s,), *rest)

@@ -259,13 +259,11 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
             s.cols[b, ix.G, j] + s.cols[b, ix.Y, j],
             s.cols[b, ix.GRAD, j],
         )
-        # a potential near its cap counts as held by it, and one that has drifted as far as it may stays
-        near = ix.NEAR * (s.vals[b, ix.RES] / max(s.vals[b, ix.MASS], TINY))
-        near = max(min(max(near, s.vals[b, ix.HELD]), ix.NEAREST), 1e-13)
-        free_rows = (t1 > 0) & ((-near if s.vals[b, ix.CAP1] == 0 else np.inf) > F)
+        # a potential at its cap is held by it, and one that has drifted as far as it may stays
+        free_rows = (t1 > 0) & ((-ix.AT_CAP if s.vals[b, ix.CAP1] == 0 else np.inf) > F)
         w = np.where(free_rows, 1 / (np.maximum(row, TINY) * (1 + 1 / max(t1, TINY))), 0.0)
         d = col if np.isinf(t2) else col + (grad + col) / t2 if t2 > 0 else np.zeros_like(col)
-        held = (-near <= G) & (grad > 0) if s.vals[b, ix.CAP2] == 0 else np.zeros(len(col), bool)
+        held = (-ix.AT_CAP <= G) & (grad > 0) if s.vals[b, ix.CAP2] == 0 else np.zeros(len(col), bool)
         d = np.where(held | (abs(s.cols[b, ix.Y, j]) >= ix.DRIFT), 0.0, d)
         shift = 0.03 * min(1.0, s.vals[b, ix.RES] / max(s.vals[b, ix.MASS], TINY))
         rhs = np.append(np.where(d > 0, grad, 0.0), s.cols[b, ix.GRAD, -1])
@@ -277,45 +275,57 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
         z = _precondition(s, b, jm, rhs, pre, d)
         (
             s.rows[b, ix.W, i],
+            s.rows[b, ix.F0, i],
             s.cols[b, ix.DIAG, j],
             s.cols[b, ix.PRE, jm],
             s.cols[b, ix.CG_X, jm],
             s.cols[b, ix.CG_R, jm],
             s.cols[b, ix.CG_D, jm],
-        ) = w, d, pre, 0.0, rhs, z
+        ) = w, F, d, pre, 0.0, rhs, z
         s.vals[b, [ix.RZ, ix.NORM, ix.SHIFT, ix.DONE]] = rhs @ z, np.abs(rhs).sum(), shift, float(not np.any(rhs))
         s.vals[b, ix.STEPS] = 0.0
         s.cols[b, ix.Y0], s.cols[b, ix.GRAD0] = s.cols[b, ix.Y], s.cols[b, ix.GRAD]
 
 
 def _precondition(s: Scaling, b: int, jm: np.ndarray, r: np.ndarray, pre: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """r over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system."""
-    if not s.vals[b, ix.FACTORED]:
-        return np.divide(r, pre, out=np.zeros_like(r), where=r != 0)
-    L = s.factor[b][np.ix_(jm, jm)]
-    return np.linalg.solve(L @ L.T, r) * np.append(d > 0, np.isfinite(s.cols[b, ix.Q, -1]))
+    """r over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system.
+
+    The factor is that of a system scaled to a diagonal of one; the diagonal of the system at hand scales it back.
+    """
+    z, k = np.divide(r, pre, out=np.zeros_like(r), where=r != 0), int(s.vals[b, ix.FACTORED])
+    if k:
+        diag, seat = np.append(d, s.vals[b, ix.MASS]), s.cols[b, ix.SEAT, jm].astype(int)
+        scale = np.divide(1.0, np.sqrt(diag), out=np.zeros_like(diag), where=diag > 0)[seat > 0]
+        upper = s.factor[b, :k, :k].astype(float)
+        z[seat > 0] = scale * np.linalg.solve(upper.T @ upper, scale * r[seat > 0])
+    return z
 
 
 def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
-    """Cholesky factors of the Newton systems that `newton` has set up, and the first direction through them; 1 where built."""
+    """Cholesky factors of the Newton systems that `newton` has set up, and the first direction through them.
+
+    Returns the columns of a full system whose factor would cost as much, 0 where none was built.
+    """
     built = np.zeros(len(on), int)
     for b, i, j in _problems(s, on):
-        jm = np.append(np.arange(j.stop), -1)
-        free, fixed = s.cols[b, ix.DIAG, j] > 0, np.isfinite(s.cols[b, ix.Q, -1])
-        T = np.where(free, s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j].astype(float), 0.0)
-        w, row, more = s.rows[b, ix.W, i], s.rows[b, ix.ROW, i], 1 + s.vals[b, ix.SHIFT] + ix.RIDGE
-        H = np.eye(j.stop + 1)
-        H[:-1, :-1] = np.diag(np.where(free, s.cols[b, ix.DIAG, j] * more, s.cols[b, ix.COL, j])) - T.T @ (w[:, None] * T)
-        if fixed:
-            H[-1, :-1] = H[:-1, -1] = np.where(free, s.cols[b, ix.COL, j], 0) - T.T @ (w * row)
-            H[-1, -1] = s.vals[b, ix.MASS] * more - w @ row**2
-        if not s.factor.size or np.linalg.eigvalsh(H).min() <= 0:
-            s.vals[b, ix.FACTORED] = 0.0
+        jm, (n, m) = np.append(np.arange(j.stop), -1), K.shape[1:]
+        diag = np.append(s.cols[b, ix.DIAG, j], s.vals[b, ix.MASS] if np.isfinite(s.cols[b, ix.Q, -1]) else 0.0)
+        T = s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j].astype(float)
+        w, T = s.rows[b, ix.W, i], np.column_stack([T, s.rows[b, ix.ROW, i]])
+        H = -T.T @ (w[:, None] * T)
+        H[-1, :-1] += s.cols[b, ix.COL, j]
+        H[:-1, -1] += s.cols[b, ix.COL, j]
+        seats = diag > 0
+        H = (H / np.sqrt(np.outer(diag, diag), where=np.outer(seats, seats), out=np.ones_like(H)))[np.ix_(seats, seats)]
+        H[np.diag_indices_from(H)] += 1 + s.vals[b, ix.SHIFT] + ix.RIDGE
+        k, s.vals[b, ix.FACTORED] = len(H), 0.0
+        if not (s.factor.size and k) or np.linalg.eigvalsh(H).min() <= 0:
             continue
-        s.factor[b][np.ix_(jm, jm)] = np.linalg.cholesky(H)
-        s.vals[b, ix.FACTORED], built[b] = 1.0, 1
+        s.factor[b, :k, :k] = np.linalg.cholesky(H).T
+        s.cols[b, ix.SEAT, jm] = np.cumsum(seats) * seats
+        s.vals[b, ix.FACTORED], built[b] = k, max(np.count_nonzero(w) * k**2 // (n * m), 1)
         rhs = s.cols[b, ix.CG_R, jm]
-        z = _precondition(s, b, jm, rhs, rhs, s.cols[b, ix.DIAG, j])
+        z = _precondition(s, b, jm, rhs, s.cols[b, ix.PRE, jm], s.cols[b, ix.DIAG, j])
         s.cols[b, ix.CG_D, jm], s.vals[b, ix.RZ] = z, rhs @ z
     return built
 
@@ -348,6 +358,26 @@ def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
     for b, _, j in _problems(s, on):
         _set_y(s, b, s.cols[b, ix.Y0] + a[b] * np.clip(s.cols[b, ix.CG_X], -STEP, STEP), j)
         s.vals[b, ix.GAIN] = s.cols[b, ix.GRAD0] @ (s.cols[b, ix.Y] - s.cols[b, ix.Y0])
+
+
+def shorten(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
+    """a <- the next length to try after one that was refused: where the dual turns, just beyond the kinks of caps that matter.
+
+    The Newton system knows nothing of caps that are not reached yet. From there on a row lacks mass and the dual bends: with r
+    the rate of its potential f along the step, the slope falls by p r min(1, r (t - t_kink)).
+    """
+    for b, i, _ in _problems(s, on):
+        turn, cap = a[b], s.vals[b, ix.CAP1]
+        P, log_p, F, LU, ROW, F0 = s.rows[b][[ix.P, ix.LOG_P, ix.F, ix.LU, ix.ROW, ix.F0], i]
+        if np.isfinite(cap) and s.vals[b, ix.GAIN] > 0:
+            way, lacks = cap - F0, log_p - np.log(np.maximum(ROW, TINY))
+            came, low = (way > 0) & (lacks > ix.LACKING) & (cap - ix.AT_CAP <= F + LU), 0.0
+            rate = (way + lacks)[came] / a[b]  # the log of what a row lacks: how much further f would have gone
+            for _ in range(ix.BISECTIONS):
+                t = (low + turn) / 2
+                slope = s.vals[b, ix.GAIN] / a[b] * (1 - t) - P[came] * rate @ np.clip(rate * t - way[came], 0, 1)
+                low, turn = (t, turn) if slope > 0 else (low, t)
+        a[b] = min(turn, ix.SHORTER * a[b])
 
 
 def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:

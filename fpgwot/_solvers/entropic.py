@@ -118,7 +118,6 @@ def solve(
             s.rows[:, ix.F] *= ratio
             s.cols[:, ix.G] *= ratio
             s.eps[:] = eps
-            s.factored[:] = xp.where(xp.asarray(fresh), 0.0, s.factored)  # another eps, another Newton system
             spent[fresh] = 0.0
     else:
         on[:] = False

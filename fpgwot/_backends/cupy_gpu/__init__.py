@@ -338,6 +338,13 @@ class Gpu(StructureProducts):
         args = s.rows, s.cols, s.vals, s.size, a, on, n, m
         self._launch("columns.cu", "trial", s.v, (B,), self._round(m + 1, 256), *args)
 
+    def shorten(self, s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
+        (B, m), n = s.v.shape, s.rows.shape[2]
+        lengths = self.cp.asarray(a)  # a new one: what `device` gives is kept
+        args = s.rows, s.cols, s.vals, s.size, lengths, on, n, m
+        self._launch("columns.cu", "shorten", s.v, (B,), self._round(n, 256), *args)
+        a[:] = self.host(lengths)
+
 
 @cache
 def backend(compiled: Compiler | None = None) -> Gpu:

@@ -15,6 +15,7 @@ from ._jit import both_forms, one_thread  # noqa: F401
 from ._jit import jit as compiled  # noqa: F401
 from .descent import descend  # noqa: F401
 from .direct import linear  # noqa: F401
+from .factor import factor  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,
     add_laplacians,
@@ -101,16 +102,16 @@ def newton(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
     _d.newton(_work(K, on), K, *_state(s), on)
 
 
-def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
-    return np.asarray(_d.factor(K, *_state(s), on))
-
-
 def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
     _d.cg(_work(K, on), K, *_state(s), stop, on)
 
 
 def trial(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
     _d.trial(0, *_state(s), a, on)
+
+
+def shorten(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
+    _d.shorten(0, *_state(s), a, on)
 
 
 def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:

@@ -13,8 +13,6 @@ from ._jit import copy, helper, jit, kernel
 from .elementary import add
 from .scaling import _add4, _dots4
 
-STRIP, BLOCK = 8, 128  # rows that are transposed at a time; columns of a product of which only the lower half is wanted
-
 
 @helper
 def _solve_small(A, x, k):  # type: ignore[no-untyped-def]
@@ -94,116 +92,85 @@ def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # t
 
 @helper
 def _precondition(C, S, factor, b, m, z):  # type: ignore[no-untyped-def]
-    """z <- CG_R over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system."""
-    r, pre, free = C[b, ix.CG_R], C[b, ix.PRE], C[b, ix.DIAG]
-    if S[b, ix.FACTORED] == 0:
-        for j in range(m + 1):
-            z[j] = r[j] / pre[j] if r[j] != 0.0 else 0.0
-        return
-    for i in range(m + 1):
-        dot = 0.0
-        for j in range(i):
-            dot = add(dot, factor[b, i, j] * z[j])
-        z[i] = (r[i] - dot) / factor[b, i, i]
-    for i in range(m, -1, -1):
-        z[i] /= factor[b, i, i]
-        zi = z[i]
-        for j in range(i):
-            z[j] -= factor[b, i, j] * zi
-    for j in range(m):
-        if not free[j] > 0:
-            z[j] = 0.0
-    if np.isnan(C[b, ix.Q, m]):
-        z[m] = 0.0
+    """z <- CG_R over the diagonal preconditioner, or through the Cholesky factor of an earlier Newton system.
 
-
-@helper
-def _free_system(K, R, C, S, size, v_, b, m, free):  # type: ignore[no-untyped-def]
-    """The Newton system D (1 + shift) - T' w T of the free columns, its lower half, bordered by the mass where that is fixed.
-
-    Rows that are not free take no part (w = 0), so both sides shrink where caps hold.
+    The factor is that of a system scaled to a diagonal of one; the diagonal of the system at hand scales it back.
     """
-    nb, k = size[b, 0], len(free)
-    rows, root, count = np.empty(nb, np.int64), np.empty(nb), 0
-    for i in range(nb):
-        if R[b, ix.W, i] > 0.0:
-            rows[count], root[count] = i, np.sqrt(R[b, ix.W, i])
-            count += 1
-    A = np.empty((k, count))  # (sqrt(w) T)', so that blocks of columns are contiguous
-    for r0 in range(0, count, STRIP):
-        r1 = min(r0 + STRIP, count)
-        for c in range(k):
-            j = free[c]
-            v = v_[b, j]
-            for r in range(r0, r1):
-                A[c, r] = root[r] * R[b, ix.E, rows[r]] * K[b, rows[r], j] * v
-    is_fixed = C[b, ix.Q, m] == C[b, ix.Q, m]
-    H, more = np.zeros((k + is_fixed, k + is_fixed)), 1 + S[b, ix.SHIFT] + ix.RIDGE
-    for c0 in range(0, k, BLOCK):
-        c1 = min(c0 + BLOCK, k)
-        inner = np.dot(A[c0:], A[c0:c1].T)
-        for c in range(c0, k):
-            for d in range(c0, min(c + 1, c1)):
-                H[c, d] = -inner[c - c0, d - c0]
-    for c in range(k):
-        H[c, c] += C[b, ix.DIAG, free[c]] * more
-    if is_fixed:
-        corner, wr = 0.0, np.empty(count)
-        for r in range(count):
-            wr[r] = root[r] * R[b, ix.ROW, rows[r]]
-            corner += wr[r] * wr[r]
-        border = np.dot(A, wr)
-        for c in range(k):
-            H[k, c] = C[b, ix.COL, free[c]] - border[c]
-        H[k, k] = S[b, ix.MASS] * more - corner
-    return H
+    r, pre, seat, k = C[b, ix.CG_R], C[b, ix.PRE], C[b, ix.SEAT], int(S[b, ix.FACTORED])
+    for j in range(m + 1):
+        z[j] = r[j] / pre[j] if r[j] != 0.0 else 0.0
+    if k == 0:
+        return
+    scale, x, top = np.zeros(k), np.zeros(k, np.float32), 1e-300
+    for j in range(m + 1):
+        diag = C[b, ix.DIAG, j] if j < m else S[b, ix.MASS]
+        if seat[j] > 0 and diag > 0:
+            scale[int(seat[j]) - 1] = 1 / np.sqrt(diag)
+            top = max(top, abs(r[j]) / np.sqrt(diag))
+    for j in range(m + 1):
+        if seat[j] > 0:
+            at = int(seat[j]) - 1
+            x[at] = r[j] * scale[at] / top
+    for i in range(k):
+        x[i] /= factor[b, i, i]
+        xi = x[i]
+        for j in range(np.uint64(i + 1), np.uint64(k)):
+            x[j] -= factor[b, i, j] * xi
+    for i in range(k - 1, -1, -1):
+        dot = np.float32(0)
+        for j in range(np.uint64(i + 1), np.uint64(k)):
+            dot = add(dot, factor[b, i, j] * x[j])
+        x[i] = (x[i] - dot) / factor[b, i, i]
+    for j in range(m + 1):
+        if seat[j] > 0:
+            at = int(seat[j]) - 1
+            z[j] = x[at] * scale[at] * top
 
 
 @jit
-def factor(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ignore[no-untyped-def]
-    """Cholesky factors of the Newton systems that `newton` has set up, and the first direction through them; 1 where built."""
-    m, built = C.shape[2] - 1, np.zeros(len(on), np.int64)
-    for b in range(len(on)):
-        if not on[b] or factor_.shape[1] == 0:
-            continue
-        where, k = np.empty(m + 1, np.int64), 0  # of the rows of the small factor in the whole one
-        for j in range(size[b, 1]):
-            if C[b, ix.DIAG, j] > 0:
-                where[k] = j
-                k += 1
-        H = _free_system(K, R, C, S, size, v_, b, m, where[:k])
-        where[k] = m
-        try:
-            small = np.linalg.cholesky(H) if len(H) else H
-        except Exception:  # noqa: BLE001  not positive up to rounding: the diagonal serves on
-            S[b, ix.FACTORED] = 0.0
-            continue
-        whole = factor_[b]
-        whole[:] = 0.0
-        for j in range(m + 1):  # held columns keep their diagonal only, padding that of one
-            whole[j, j] = np.sqrt(max(C[b, ix.COL, j], 1e-300)) if j < size[b, 1] else 1.0
-        for c in range(len(small)):
-            for d in range(c + 1):
-                whole[where[c], where[d]] = small[c, d]
-        S[b, ix.FACTORED], built[b] = 1.0, 1
-        z, rz = np.empty(m + 1), 0.0
-        _precondition(C, S, factor_, b, m, z)
-        for j in range(m + 1):
-            C[b, ix.CG_D, j] = z[j]
-            rz += C[b, ix.CG_R, j] * z[j]
-        S[b, ix.RZ] = rz
-    return built
+def system_rows(K, R, C, S, size, v_, b):  # type: ignore[no-untyped-def]
+    """A of the Newton system of the free columns, 1 + shift - A' A scaled to a diagonal of one; seats of its columns in SEAT.
 
-
-@helper
-def _near(S, b):  # type: ignore[no-untyped-def]
-    """Distance from its cap at which a potential counts as held by it.
-
-    Nothing bends the dual there, so a Newton step runs on past the cap; the dual turns at the first of them. Counting those
-    near by as held bends the model more than the dual, and the distance goes to zero with the residual.
+    A is w^1/2 T D^-1/2 with the diagonal D before the shift. Where the mass is fixed, A has a column of row sums for it, and the
+    last column of the system a border beside. Rows that are not free take no part (w = 0): both sides shrink where caps hold.
     """
-    near = ix.NEAR * (S[b, ix.RES] / max(S[b, ix.MASS], 1e-300))
-    return max(min(max(near, S[b, ix.HELD]), ix.NEAREST), 1e-13)
+    m, count, k = C.shape[2] - 1, 0, 0
+    free, v, is_fixed = np.empty(m, np.int64), np.empty(m), C[b, ix.Q, m] == C[b, ix.Q, m]
+    for j in range(m):
+        C[b, ix.SEAT, j] = 0.0
+        if j < size[b, 1] and C[b, ix.DIAG, j] > 0:
+            free[k], v[k] = j, v_[b, j] / np.sqrt(C[b, ix.DIAG, j])
+            k += 1
+            C[b, ix.SEAT, j] = k
+    C[b, ix.SEAT, m] = k + 1 if is_fixed else 0
+    for i in range(size[b, 0]):
+        count += R[b, ix.W, i] > 0.0
+    A, border = np.empty((count, k + is_fixed), np.float32), np.empty(k * is_fixed, np.float32)
+    root_of_mass, row = np.sqrt(S[b, ix.MASS]), 0
+    for i in range(size[b, 0]):
+        if R[b, ix.W, i] > 0.0:
+            root = np.sqrt(R[b, ix.W, i])
+            e = root * R[b, ix.E, i]
+            for c in range(k):
+                A[row, c] = e * K[b, i, free[c]] * v[c]
+            if is_fixed:
+                A[row, k] = root * R[b, ix.ROW, i] / root_of_mass
+            row += 1
+    for c in range(len(border)):
+        border[c] = C[b, ix.COL, free[c]] / (np.sqrt(C[b, ix.DIAG, free[c]]) * root_of_mass)
+    return A, border
+
+
+@jit
+def first_direction(C, S, factor_, b):  # type: ignore[no-untyped-def]
+    """The direction of conjugate gradients through a new factor."""
+    m = C.shape[2] - 1
+    z, rz = np.empty(m + 1), 0.0
+    _precondition(C, S, factor_, b, m, z)
+    for j in range(m + 1):
+        C[b, ix.CG_D, j] = z[j]
+        rz += C[b, ix.CG_R, j] * z[j]
+    S[b, ix.RZ] = rz
 
 
 @kernel
@@ -219,16 +186,17 @@ def newton(K, R, C, S, size, v_, hist, part_, part_s, factor_, on):  # type: ign
         nb, mb = size[b]
         part, v = part_[b, block], v_[b]
         part[:] = real(0)
-        tau, near = S[b, ix.TAU1] / S[b, ix.EPS], _near(S, b)
+        tau = S[b, ix.TAU1] / S[b, ix.EPS]
         squares = 0.0
         a = np.empty(4)
         for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb), 4):
             last = min(i + 4, min((block + 1) * ix.ROWS, nb))
             for k in range(i, last):
                 row = max(R[b, ix.ROW, k], 1e-300)
-                free = tau > 0 and (S[b, ix.CAP1] == np.inf or R[b, ix.F, k] + R[b, ix.LU, k] < -near)
+                free = tau > 0 and (S[b, ix.CAP1] == np.inf or R[b, ix.F, k] + R[b, ix.LU, k] < -ix.AT_CAP)
                 w = (1 / row if tau == np.inf else 1 / (row * (1 + 1 / tau))) if free else 0.0
                 R[b, ix.W, k] = w
+                R[b, ix.F0, k] = R[b, ix.F, k] + R[b, ix.LU, k]
                 squares += w * row * row
                 a[k - i] = w
             for k in range(i, last):
@@ -248,14 +216,14 @@ def _finish_newton(C, S, size, part_, part_s, factor, b, m):  # type: ignore[no-
     fixed, capped = C[b, ix.Q, m] == C[b, ix.Q, m], S[b, ix.CAP2] < np.inf
     tau = S[b, ix.TAU2] / S[b, ix.EPS]
     total = S[b, ix.MASS]
-    shift, near = 0.03 * min(1.0, S[b, ix.RES] / max(total, 1e-300)), _near(S, b)
+    shift = 0.03 * min(1.0, S[b, ix.RES] / max(total, 1e-300))
     squares = 0.0
     for block in range(nblocks):
         squares += part_s[b, block, 0]
     sum_b = sum_d = 0.0
     for j in range(mb):
         col, pot, grad = C[b, ix.COL, j], C[b, ix.G, j] + C[b, ix.Y, j], C[b, ix.GRAD, j]
-        free = tau > 0 and abs(C[b, ix.Y, j]) < ix.DRIFT and not (capped and pot >= -near and grad > 0)
+        free = tau > 0 and abs(C[b, ix.Y, j]) < ix.DRIFT and not (capped and pot >= -ix.AT_CAP and grad > 0)
         d = col if tau == np.inf else (col + (grad + col) / tau if tau > 0 else 0.0)
         d = d if free and d > 0 else 0.0
         sq = 0.0
@@ -374,3 +342,43 @@ def trial(R, C, S, size, v_, hist, part_, part_s, factor_, a, on):  # type: igno
         y = C[b, ix.Y0, m] + a[b] * min(max(C[b, ix.CG_X, m], -ix.STEP), ix.STEP)
         C[b, ix.Y, m] = min(max(y, -ix.DRIFT), ix.DRIFT)
         S[b, ix.GAIN] = gain + C[b, ix.GRAD0, m] * (C[b, ix.Y, m] - C[b, ix.Y0, m])
+
+
+@kernel
+def shorten(R, C, S, size, v_, hist, part_, part_s, factor_, a, on):  # type: ignore[no-untyped-def]
+    """a <- the next length to try after one that was refused, see `_turn`."""
+    for b in prange(len(on)):
+        if on[b]:
+            a[b] = min(_turn(R[b], S[b], size[b, 0], a[b]), ix.SHORTER * a[b])
+
+
+@helper
+def _turn(R, S, n, a):  # type: ignore[no-untyped-def]
+    """Where the dual turns along a step that was too long: just beyond the first kinks of the caps that matter.
+
+    The Newton system knows nothing of caps that are not reached yet. From there on a row lacks mass and the dual bends: with r
+    the rate of its potential f along the step, the slope falls by p r min(1, r (t - t_kink)).
+    """
+    if S[ix.CAP1] == np.inf or not S[ix.GAIN] > 0:
+        return a
+    rate, way, weight, count = np.empty(n), np.empty(n), np.empty(n), 0
+    for i in range(n):
+        left, lacks = S[ix.CAP1] - R[ix.F0, i], R[ix.LOG_P, i] - np.log(max(R[ix.ROW, i], 1e-300))
+        if left > 0 and lacks > ix.LACKING and R[ix.F, i] + R[ix.LU, i] >= S[ix.CAP1] - ix.AT_CAP:
+            rate[count], way[count] = (
+                (left + lacks) / a,
+                left,
+            )  # the log of what a row lacks is how much further f would have gone
+            weight[count] = R[ix.P, i] * rate[count]
+            count += 1
+    low, high = 0.0, a
+    for _ in range(ix.BISECTIONS):
+        t = (low + high) / 2
+        slope = S[ix.GAIN] / a * (1 - t)
+        for k in range(count):
+            slope -= weight[k] * min(1.0, max(rate[k] * t - way[k], 0.0))
+        if slope > 0:
+            low = t
+        else:
+            high = t
+    return high

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from .. import inner
-from .._protocol import CG_X, HELD, USED
+from .._protocol import USED
 from . import dual as _d
 from . import scaling as _k
 from ._jit import jit, parallel_only
@@ -34,28 +34,23 @@ def _forget(R, C, S, size, v, hist, part, sums, factor, which):  # type: ignore[
 
 
 @jit
-def _retreat(R, C, S, size, v, hist, part, sums, factor, failed, a):  # type: ignore[no-untyped-def]
-    for b in range(len(failed)):
-        if failed[b]:
-            top = 0.0
-            for j in range(v.shape[1]):
-                top = max(top, abs(C[b, CG_X, j]))
-            S[b, HELD] = a[b] * top
-
-
-@jit
 def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[no-untyped-def]
     return np.zeros(
         len(on), np.int64
     )  # conjugate gradients alone: a factor gained small problems no time, and would take seconds to compile
 
 
-_kernels = {"sweep": _k.sweep, "anderson": _d.anderson, "newton": _d.newton, "cg": _d.cg, "trial": _d.trial}
+_kernels = {
+    "sweep": _k.sweep,
+    "anderson": _d.anderson,
+    "newton": _d.newton,
+    "cg": _d.cg,
+    "trial": _d.trial,
+    "shorten": _d.shorten,
+}
 _names = {name: f.serial for name, f in _kernels.items()}
 _names |= {name: jit(inner.bound(f, "_compiled")) for name, f in inner.HELPERS.items()}
-_ascend = jit(
-    inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, retreat=_retreat, **_names)
-)
+_ascend = jit(inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, **_names))
 
 
 @parallel_only

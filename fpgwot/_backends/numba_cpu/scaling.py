@@ -309,7 +309,8 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # typ
 # --------------------------------------------------------------------------------------------------------- one fused read
 
 
-# Entries are addressed as K[b, i, j], not through views of rows: each view costs two atomic reference counts.
+# Entries are addressed as K[b, i, j], not through views of rows: each view costs two atomic reference counts. An index that does
+# not start at 0 is unsigned: else Numba asks at each step whether it is negative, and the loop stays scalar, four times slower.
 
 
 @helper
@@ -319,7 +320,7 @@ def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
         d0 = d1 = d2 = d3 = 0.0
         for j0 in range(0, mb, 1024):
             s0 = s1 = s2 = s3 = K.dtype.type(0)
-            for j in range(j0, min(j0 + 1024, mb)):
+            for j in range(np.uint64(j0), np.uint64(min(j0 + 1024, mb))):
                 s0 = add(s0, K[b, i, j] * v[j])
                 s1 = add(s1, K[b, i + 1, j] * v[j])
                 s2 = add(s2, K[b, i + 2, j] * v[j])
@@ -334,7 +335,7 @@ def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
             d0 = 0.0
             for j0 in range(0, mb, 1024):
                 s0 = K.dtype.type(0)
-                for j in range(j0, min(j0 + 1024, mb)):
+                for j in range(np.uint64(j0), np.uint64(min(j0 + 1024, mb))):
                     s0 = add(s0, K[b, k, j] * v[j])
                 d0 += s0
             sums[at + k - i] = d0

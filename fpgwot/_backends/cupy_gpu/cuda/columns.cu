@@ -14,6 +14,16 @@ trial(double* R, double* C, double* S, const i64* size, const double* a, const b
   if (on[b]) trial_step(State(R, C, S, b, n, m), size[2 * b + 1], a[b]);
 }
 
+// a <- the length to try after one that was refused.
+__global__ void __launch_bounds__(256)
+shorten(double* R, double* C, double* S, const i64* size, double* a, const bool* on, i64 n, i64 m) {
+  const i64 b = blockIdx.x;
+  if (!on[b]) return;
+  const double next = shorter_step(State(R, C, S, b, n, m), size[2 * b], a[b]);
+  __syncthreads();  // every thread has read a
+  if (threadIdx.x == 0) a[b] = next;
+}
+
 // KL price of a marginal, and its Bregman divergences.
 __device__ __forceinline__ void add_side(double x, double x0, double weight, double tau, double (&sums)[ix::MARGINAL_SUMS]) {
   const double log_x = log(fmax(x, Least<double>::value)), log_0 = log(fmax(x0, Least<double>::value));

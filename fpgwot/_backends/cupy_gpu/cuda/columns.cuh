@@ -126,3 +126,25 @@ __device__ void trial_step(const State& s, i64 mb, double a) {
   block_sum(gain);
   if (threadIdx.x == 0) s.vals[ix::GAIN] = gain[0];
 }
+
+// The length to try after one that was refused: where the dual turns, just beyond the kinks of the caps that matter. From its cap on
+// a row lacks mass; with r the rate of its potential along the step, the slope falls by p r min(1, r (t - t_kink)).
+__device__ double shorter_step(const State& s, i64 nb, double a) {
+  const double cap = s.vals[ix::CAP1], slope = s.vals[ix::GAIN] / a;
+  if (isinf(cap) || !(slope > 0)) return ix::SHORTER * a;
+  double low = 0.0, high = a;
+  for (int k = 0; k < ix::BISECTIONS; k++) {
+    const double t = (low + high) / 2;
+    double bent[1] = {};
+    for (i64 i = threadIdx.x; i < nb; i += blockDim.x) {
+      const double way = cap - s.row(ix::F0)[i], lacks = s.row(ix::LOG_P)[i] - log(fmax(s.row(ix::ROW)[i], Least<double>::value));
+      if (!(way > 0 && lacks > ix::LACKING && s.row(ix::F)[i] + s.row(ix::LU)[i] >= cap - ix::AT_CAP)) continue;
+      const double rate = (way + lacks) / a;  // the log of what a row lacks is how much further f would have gone
+      bent[0] += s.row(ix::P)[i] * rate * fmin(1.0, fmax(rate * t - way, 0.0));
+    }
+    block_sum(bent);
+    if (slope * (1 - t) - bent[0] > 0) low = t;
+    else high = t;
+  }
+  return fmin(high, ix::SHORTER * a);
+}

@@ -197,7 +197,7 @@ newton_rows(const real* K, double* R, double* C, double* S, const i64* size, con
       weight = row_weight(s, i);
       square = weight * row * row;
       e[threadIdx.x] = (real)s.row(ix::E)[i];
-      if (blockIdx.y == 0) s.row(ix::W)[i] = weight;
+      if (blockIdx.y == 0) s.row(ix::W)[i] = weight, s.row(ix::F0)[i] = s.row(ix::F)[i] + s.row(ix::LU)[i];
     }
     w[threadIdx.x] = (real)weight;
     square = warp_sum(square);

@@ -92,16 +92,10 @@ template <typename real> __device__ __forceinline__ double column_sum(const real
 // The conjugate gradients of a problem are over: kernels that were queued in advance return.
 __device__ __forceinline__ bool done(const double* S, i64 b) { return S[b * ix::NUMBERS + ix::DONE] != 0.0; }
 
-// Distance from its cap at which a potential counts as held by it.
-__device__ __forceinline__ double near(const State& s) {
-  const double far = fmax(ix::NEAR * (s.vals[ix::RES] / fmax(s.vals[ix::MASS], Least<double>::value)), s.vals[ix::HELD]);
-  return fmax(fmin(far, ix::NEAREST), 1e-13);
-}
-
 // Weight of a row in the Newton system, 0 where its potential is held.
 __device__ __forceinline__ double row_weight(const State& s, i64 i) {
   const double t = s.price(ix::TAU1), row = fmax(s.row(ix::ROW)[i], Least<double>::value);
-  const bool free = t > 0 && (isinf(s.vals[ix::CAP1]) || s.row(ix::F)[i] + s.row(ix::LU)[i] < -near(s));
+  const bool free = t > 0 && (isinf(s.vals[ix::CAP1]) || s.row(ix::F)[i] + s.row(ix::LU)[i] < -ix::AT_CAP);
   if (!free) return 0.0;
   return isinf(t) ? 1.0 / row : 1.0 / (row * (1.0 + 1.0 / t));
 }
@@ -111,11 +105,11 @@ __device__ __forceinline__ double row_weight(const State& s, i64 i) {
 template <class Squares> __device__ void newton_system(const State& s, i64 mb, double row_squares, Squares squares) {
   const double t = s.price(ix::TAU2), mass = s.vals[ix::MASS];
   const bool capped = !isinf(s.vals[ix::CAP2]);
-  const double shift = 0.03 * fmin(1.0, s.vals[ix::RES] / fmax(mass, Least<double>::value)), held = near(s);
+  const double shift = 0.03 * fmin(1.0, s.vals[ix::RES] / fmax(mass, Least<double>::value));
   double x[3] = {0.0, 0.0, row_squares};  // of the right-hand side, of d, of the squares
   for (i64 j = threadIdx.x; j < mb; j += blockDim.x) {
     const double col = s.col(ix::COL)[j], pot = s.col(ix::G)[j] + s.col(ix::Y)[j], grad = s.col(ix::GRAD)[j];
-    const bool free = t > 0 && fabs(s.col(ix::Y)[j]) < ix::DRIFT && !(capped && pot >= -held && grad > 0);
+    const bool free = t > 0 && fabs(s.col(ix::Y)[j]) < ix::DRIFT && !(capped && pot >= -ix::AT_CAP && grad > 0);
     double d = isinf(t) ? col : t > 0 ? col + (grad + col) / t : 0.0;
     d = free && d > 0 ? d : 0.0;
     s.col(ix::DIAG)[j] = d;

@@ -74,6 +74,7 @@ template <typename real> struct Small {
     for (int i = threadIdx.x; i < nb; i += blockDim.x) {
       const double weight = row_weight(s, i), row = fmax(s.row(ix::ROW)[i], Least<double>::value);
       s.row(ix::W)[i] = weight, factor[i] = (real)weight, squares += weight * row * row;
+      s.row(ix::F0)[i] = s.row(ix::F)[i] + s.row(ix::LU)[i];
     }
     __syncthreads();
     add_rows([=](int i, int j, real sum) {
@@ -97,17 +98,7 @@ template <typename real> struct Small {
     __syncthreads();
     return s.vals[ix::GAIN];
   }
-
-  // After a line search that found no step: caps nearer than the step at which it gave up count as reached.
-  __device__ __noinline__ void retreat(double a) {
-    if (threadIdx.x == 0) {
-      const double* step = s.col(ix::CG_X);
-      double top = 0.0;
-      for (int j = 0; j < mb; j++) top = fmax(top, fabs(step[j]));
-      s.vals[ix::HELD] = a * top;
-    }
-    __syncthreads();
-  }
+  __device__ __noinline__ double shorten(double a) { return shorter_step(s, nb, a); }
 };
 
 // Reads of K; `spent` as in `inner.py`.
@@ -127,10 +118,11 @@ __device__ i64 ascend(Small<real>& problem, double target, double feasible, i64 
       out = problem.sweep(), passes++;
     }
   }
+  if (!out.finished(target, feasible)) spent += loop::MIXED;
   for (i64 step = 0; step < newton_steps; step++) {
     if (out.finished(target, feasible)) return passes;
     problem.newton(), passes++;
-    if (spent > price) spent = 0.0;  // a factor would be bought now: there is none here
+    if (spent > loop::EARLY * price) spent = 0.0;  // a factor would be bought now: there is none here
     bool running = problem.s.vals[ix::DONE] == 0.0;
     for (int k = 0; k < loop::CG_STEPS && running; k++) {
       running = problem.cg(), passes++;
@@ -143,10 +135,9 @@ __device__ i64 ascend(Small<real>& problem, double target, double feasible, i64 
       const double gain = problem.trial(a);
       out = problem.sweep(), passes++;
       search = out.refused(start, gain, slack);
-      a *= loop::SHORTER;
+      if (search) a = problem.shorten(a);
     }
     if (search) {  // back to the start of the line search: the Sinkhorn step below always raises the dual
-      problem.retreat(a);
       problem.trial(0.0);
       problem.sweep(), passes++;
     }
