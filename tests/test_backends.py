@@ -150,6 +150,14 @@ def far_mix(be, x):
         be.anderson(x.s, none, x.on)
 
 
+def images_of_the_last_kernel(be, x):
+    anderson(be, x)
+    be.plan(x.K, x.s, x.on)
+    for _ in range(2):
+        x.s.cols[x.on, ix.IMAGE] = np.cos(np.arange(x.s.cols.shape[2])) * (x.s.cols[x.on, ix.Q] != 0)
+        be.anderson(x.s, np.zeros(len(x.on), bool), x.on)
+
+
 def marginal_sums(be, x):
     rng = np.random.default_rng(9)
     mu, nu, s1, s2 = (rng.random(a.shape) * (a != 0) for a in (x.r, x.c, x.r, x.c))
@@ -223,14 +231,18 @@ STEPS["gradient-ahead"] = gradient(True, None, False, True)
 STEPS |= {
     f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, long_kernel, kernel_of_moved_buffers, spread, logsums)
 }
-STEPS |= {f.__name__: f for f in (anderson, far_mix, marginal_sums, newton, cg, trial, shorten, plan, drift)}
+STEPS |= {
+    f.__name__: f for f in (anderson, far_mix, images_of_the_last_kernel, marginal_sums, newton, cg, trial, shorten, plan, drift)
+}
 STEPS |= {f.__name__: f for f in (factor, factor_of_an_earlier_system)}
 
 
 def tolerance(name: str, dtype) -> float:
     """Linear systems amplify the last digit; their factors are float32."""
     dtype = np.float32 if name.startswith("factor") else dtype
-    return TOLERANCE[dtype] * (100 if name in ("anderson", "cg", "trial", "shorten") or name.startswith("factor") else 1)
+    return TOLERANCE[dtype] * (
+        100 if name in ("anderson", "images_of_the_last_kernel", "cg", "trial", "shorten") or name.startswith("factor") else 1
+    )
 
 
 def run(step, be, kind, dtype, on=None) -> tuple[dict, dict]:
@@ -325,6 +337,28 @@ def test_divergences_without_logarithms_are_bounds_from_below(width, dtype):
         top = np.maximum(T, T0)
         moved = np.sum((T - T0) ** 2 / np.where(top > 0, top, 1))
         assert bounds[b, ix.BREG] == pytest.approx(moved, rel=1e-5) and bounds[b, ix.KL] == pytest.approx(moved / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("be", [numpy_be, numba_be], ids=["numpy", "numba"])
+def test_images_of_the_last_kernel_tell_how_the_map_answers(be):
+    """For an affine map with another constant the first mixing finds the fixed point."""
+    rng, m, on, none, inf = np.random.default_rng(3), 4, np.ones(1, bool), np.zeros(1, bool), np.full(1, np.inf)
+    p = np.full((1, m), 1 / m)
+    s = ix.Scaling(np, np.float64, np.array([[m, m]]), p, p, np.full(1, np.nan), np.full(1, 0.1), (inf, inf), (inf, inf))
+    A, K = 0.5 * rng.normal(size=(m, m)), np.ones((1, m, m))
+
+    def mix(c):
+        s.cols[0, ix.IMAGE, :m] = A @ s.cols[0, ix.Y, :m] + c
+        be.anderson(s, none, on)
+        return s.cols[0, ix.Y, :m].copy()
+
+    c = rng.normal(size=m)
+    for _ in range(m + 2):
+        y = mix(c)
+    np.testing.assert_allclose(y, np.linalg.solve(np.eye(m) - A, c), rtol=1e-6)
+    be.plan(K, s, on)  # y = 0 again, in other coordinates
+    c = rng.normal(size=m)
+    np.testing.assert_allclose(mix(c), np.linalg.solve(np.eye(m) - A, c), rtol=1e-3)
 
 
 @pytest.mark.parametrize("be", [numpy_be, numba_be], ids=["numpy", "numba"])

@@ -25,7 +25,8 @@ column_logsums      log sum_i exp(f_i + g_j + h - L_ij/eps), safe at any eps
 kernel              damped step of the cost and of the plan, exact row update in the log domain, K = exp(f + g + h - L/eps);
                     a backend may put 0 in place of denormal entries, here and in `plan`
 sweep               one read of K: exact rows, column sums, dual value, its gradient, the Sinkhorn image, the residuals
-anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only)
+anderson            next y by Anderson mixing of the last Sinkhorn images (vectors only); those of the last kernel, which was much
+                    the same map, count by how they differ
 newton              one read of K: right-hand side, free set and diagonal preconditioner of the Newton system
 factor              Cholesky factor in float32 of the Newton system at hand, scaled to a diagonal of one, to precondition it and
                     those after it. Returns the columns of a full system that would cost as much; a backend without `factors`
@@ -53,7 +54,7 @@ import numpy as np
 # Numbers of a problem, Scaling.vals[b, ...]
 EPS, TAU1, TAU2, CAP1, CAP2 = range(5)  # current entropy weight, prices of the marginals, caps of the potentials
 PHI, RES, VIOL, MASS, GAIN = range(5, 10)  # after `sweep`: dual, residual, largest relative violation, mass; after `trial`
-RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that Anderson mixing holds
+RZ, NORM, SHIFT, DONE, USED = range(10, 15)  # conjugate gradients; images that mixing holds, negative: of the last kernel
 FACTORED = 15  # rows of the factor in Scaling.factor that preconditions the Newton systems, 0 where there is none
 STEPS = 16  # conjugate gradient steps since `newton`
 NUMBERS = 17

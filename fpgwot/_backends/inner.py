@@ -132,7 +132,6 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
     sweep(K, *s, work)
     count(passes, work, 1)
     out = numbers(*s)
-    forget(*s, work)
     for k in range(SWEEPS):
         if k > 0 and not unfinished(out, target, feasible, work):
             return passes

@@ -233,6 +233,10 @@ def anderson(s: Scaling, restart: np.ndarray, on: np.ndarray) -> None:
     """y <- combination of the last images with least residual; `restart` keeps the newest image only and takes it."""
     for b, _, j in _problems(s, on):
         X, R, k = s.hist[b, 0], s.hist[b, 1], int(s.vals[b, ix.USED])
+        if k < 0:  # images of the last kernel: what counts is how they differ, so the newest of them moves to this one's place
+            k = -k - 1
+            X[:k] += s.cols[b, ix.IMAGE] - X[k]
+            R[:k] += s.cols[b, ix.IMAGE] - s.cols[b, ix.Y] - R[k]
         if restart[b]:
             X[0], R[0], s.vals[b, ix.USED] = X[k - 1], R[k - 1], 1
             _set_y(s, b, X[0], j)
@@ -381,13 +385,14 @@ def shorten(s: Scaling, a: np.ndarray, on: np.ndarray) -> None:
 
 
 def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
-    """T = e K v in place of K; f, g, h absorb the scalings."""
+    """T = e K v in place of K; f, g, h absorb the scalings, and images that mixing holds become those of the last kernel."""
     for b, i, j in _problems(s, on):
         K[b, i, j] = np.minimum(s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j], ix.LARGEST)
         s.rows[b, ix.F, i] += s.rows[b, ix.LU, i]
         s.cols[b, ix.G, j] += s.cols[b, ix.Y, j]
         s.cols[b, ix.G, -1] += s.cols[b, ix.Y, -1]
         s.cols[b, ix.Y], s.rows[b, ix.LU] = 0.0, 0.0
+        s.vals[b, ix.USED] = -abs(s.vals[b, ix.USED])
 
 
 ascend = inner.interpreted(sys.modules[__name__])

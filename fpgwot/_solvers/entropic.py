@@ -119,6 +119,7 @@ def solve(
             s.cols[:, ix.G] *= ratio
             s.eps[:] = eps
             spent[fresh] = 0.0
+            s.used[:] = xp.where(xp.asarray(fresh), 0.0, s.used)  # another eps, another map
     else:
         on[:] = False
 

@@ -101,7 +101,6 @@ class Mixed(Captured):
         self._given[...] = gpu.cp.asarray(given)
         self._counts[...] = 0
         gpu._sweep(K, s, flags, self._room)
-        s.used[flags] = 0
         left = on
         for _ in range(inner.SWEEPS // MIXES):
             self._gpu._play(self._graph)

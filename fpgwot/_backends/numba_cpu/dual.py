@@ -44,6 +44,13 @@ def anderson(R, C, S, size, v_, hist, part_, part_s, factor_, restart, on):  # t
             continue
         mb, k = size[b, 1], int(S[b, ix.USED])
         X, D = hist[b, 0], hist[b, 1]
+        if k < 0:  # images of the last kernel: what counts is how they differ, so the newest of them moves to this one's place
+            k = -k - 1
+            for j in range(m + 1):
+                image, change = C[b, ix.IMAGE, j] - X[k, j], C[b, ix.IMAGE, j] - C[b, ix.Y, j] - D[k, j]
+                for i in range(k):
+                    X[i, j] += image
+                    D[i, j] += change
         if restart[b]:  # the mixed point was worse than the image: go back to the image
             copy(X[k - 1], X[0])
             copy(D[k - 1], D[0])

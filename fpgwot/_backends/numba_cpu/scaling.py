@@ -518,7 +518,10 @@ def _finish_sweep(C, S, size, v_, part_, part_s, b, m):  # type: ignore[no-untyp
 
 @kernel
 def plan(K, R, C, S, size, v_, on):  # type: ignore[no-untyped-def]
-    """T = e K v in place of K, no denormal numbers, which slow products 30 times; f, g, h absorb the scalings."""
+    """T = e K v in place of K, no denormal numbers, which slow products 30 times; f, g, h absorb the scalings.
+
+    Images that mixing holds become those of the last kernel.
+    """
     B, n, m = K.shape
     blocks = (n + ix.ROWS - 1) // ix.ROWS
     real, tiny = K.dtype.type, K.dtype.type(1e8) * np.finfo(K.dtype).tiny
@@ -540,3 +543,4 @@ def plan(K, R, C, S, size, v_, on):  # type: ignore[no-untyped-def]
                 C[b, ix.G, j] += C[b, ix.Y, j]
             C[b, ix.Y] = 0.0
             R[b, ix.LU] = 0.0
+            S[b, ix.USED] = -abs(S[b, ix.USED])

@@ -82,6 +82,13 @@ template <bool SHORT> __device__ void anderson_step(const State& s, double* X, i
     if (threadIdx.x == 0) s.vals[ix::USED] = 1.0;
     return;
   }
+  if (k < 0) {  // images of the last kernel: what counts is how they differ, so the newest of them moves to this one's place
+    k = -k - 1;
+    for (i64 j = threadIdx.x; j <= m; j += blockDim.x) {
+      const double image = s.col(ix::IMAGE)[j] - X[k * (m + 1) + j], change = s.col(ix::IMAGE)[j] - y[j] - D[k * (m + 1) + j];
+      for (int i = 0; i < k; i++) X[i * (m + 1) + j] += image, D[i * (m + 1) + j] += change;
+    }
+  }
   const bool full = k == MEMORY + 1;
   if (full) k = MEMORY;
   for (i64 j = threadIdx.x; j <= m; j += blockDim.x) {

@@ -126,6 +126,7 @@ plan(real* K, double* R, double* C, double* S, const i64* size, const real* v, c
     s.row(ix::F)[i0 + lane] += s.row(ix::LU)[i0 + lane];
     s.row(ix::LU)[i0 + lane] = 0.0;
   }
-  if (block == 0)
-    for (i64 j = threadIdx.x; j <= m; j += blockDim.x) s.col(ix::G)[j] += s.col(ix::Y)[j], s.col(ix::Y)[j] = 0.0;
+  if (block) return;
+  for (i64 j = threadIdx.x; j <= m; j += blockDim.x) s.col(ix::G)[j] += s.col(ix::Y)[j], s.col(ix::Y)[j] = 0.0;
+  if (threadIdx.x == 0) s.vals[ix::USED] = -abs(s.vals[ix::USED]);  // images that mixing holds become those of the last kernel
 }

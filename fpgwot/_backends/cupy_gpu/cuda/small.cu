@@ -107,7 +107,6 @@ __device__ i64 ascend(Small<real>& problem, double target, double feasible, i64 
   const i64 price = loop::PRICE + m / loop::COLUMNS;
   i64 passes = 1;
   Numbers out = problem.sweep();
-  problem.forget();
   for (int k = 0; k < loop::SWEEPS; k++) {
     if (k > 0 && out.finished(target, feasible)) return passes;
     const double before = out.phi;
