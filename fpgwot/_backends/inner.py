@@ -17,7 +17,7 @@ import numpy as np
 
 from ._protocol import DONE, FACTORED, GAIN, PHI, RES, STEPS, VIOL
 
-SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 8, 60, 0.3, 8
+SWEEPS, CG_STEPS, CG_STOP, BACKTRACKS = 10, 60, 0.3, 8
 FREE_STEPS, MIXED = 2, 4  # CG steps of a Newton step that a factor would not save; mixed sweeps of an outer step that it would
 EARLY = 0.5  # a factor is bought when what it would have saved adds up to this share of its price: it serves many outer steps
 PRICE, COLUMNS = 16, 16  # of a factor in passes, and one more for so many columns: measured 20, 25, 45, 45, 80 at 64 ... 1024

@@ -14,7 +14,7 @@ from .. import inner
 from .._protocol import Scaling
 
 AT_ONCE = 10  # conjugate gradient steps of a graph; they divide CG_STEPS of `inner`
-MIXES = 4  # mixed sweeps of a graph; they divide SWEEPS
+MIXES = 5  # mixed sweeps of a graph; they divide SWEEPS
 
 
 class Captured:
