@@ -104,6 +104,8 @@ def test_a_fixed_number_of_steps(kind, order):
     """No target is met: all sweeps, one Newton step with its conjugate gradients and line search. The parity of primitives."""
     for dtype in REALS:
         x, y = (parity.State(kind, dtype) for _ in range(2))
+        for one in (x, y):
+            one.K **= 6  # mixing alone does not get down to rounding, where numbers decide nothing
         passes = [ascend(be, s, -1.0, 1)[0] for be, s in ((numpy_ref, x), (device(order, 9), y))]
         assert dtype == np.float32 or (passes[0] == passes[1]).all()
         compare(x, y, 1e3 * parity.TOLERANCE[dtype])
@@ -129,7 +131,7 @@ class Spy:
         numpy_ref.trial(s, a, on)
 
 
-@pytest.mark.parametrize(("kind", "seed", "steps"), [("balanced", 5, 6), ("balanced", 43, 8), ("full_rows", 4, 8)])
+@pytest.mark.parametrize(("kind", "seed", "steps"), [("balanced", 5, 6), ("balanced", 3, 8), ("full_rows", 4, 8)])
 def test_hard_problems_take_the_same_decisions(kind, seed, steps):
     hard_problems(device(), kind, seed, steps)
 

@@ -348,7 +348,7 @@ def cg(K: np.ndarray, s: Scaling, stop: float, on: np.ndarray) -> None:
         bottom = s.cols[b, ix.COL, j] @ dg + s.vals[b, ix.MASS] * dh * (1 + shift) - s.rows[b, ix.ROW, i] @ t if fixed else 0.0
         product = np.append(product, bottom)
         curve = product @ d
-        a = rz / max(curve, TINY)
+        a = rz / curve if curve > TINY else 0.0  # flat up to rounding: no step
         x, r = x + a * d, r - a * product
         z = _precondition(s, b, jm, r, pre, s.cols[b, ix.DIAG, j])
         s.cols[b, ix.CG_X, jm], s.cols[b, ix.CG_R, jm], s.cols[b, ix.CG_D, jm] = x, r, z + (r @ z) / max(rz, TINY) * d

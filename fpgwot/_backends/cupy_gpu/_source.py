@@ -48,7 +48,7 @@ KERNELS = {
         "cg_columns<{real}>": 128,
     },
     "small.cu": {"small<{real}>": 128},
-    "columns.cu": {"anderson": 200, "trial": 64, "shorten": 64, "marginal_sums": 96},
+    "columns.cu": {"anderson": 200, "trial": 64, "shorten": 96, "marginal_sums": 96},
     "structured.cu": {
         "scan_segments<{real}, {kind}, {axis}>": 96,
         "scan_segments<{real}, Total, {axis}>": 96,

@@ -316,7 +316,7 @@ def _finish_cg(C, S, size, v_, part_, part_s, factor, b, m, stop):  # type: igno
             cross += part_s[b, block, 0]
         product[m] = coldot + S[b, ix.MASS] * d[m] * (1 + shift) - cross
         curve += product[m] * d[m]
-    a = rz / max(curve, 1e-300)
+    a = rz / curve if curve > 1e-300 else 0.0  # flat up to rounding: no step
     left = rz_new = 0.0
     for j in range(m + 1):
         x[j] += a * d[j]

@@ -15,7 +15,7 @@ trial(double* R, double* C, double* S, const i64* size, const double* a, const b
 }
 
 // a <- the length to try after one that was refused.
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 1)
 shorten(double* R, double* C, double* S, const i64* size, double* a, const bool* on, i64 n, i64 m) {
   const i64 b = blockIdx.x;
   if (!on[b]) return;

@@ -173,7 +173,7 @@ __device__ void cg_step(const State& s, i64 mb, double stop, double cross, doubl
   }
   block_sum(x);
   const double bottom = fixed ? x[0] + s.vals[ix::MASS] * dh * (1.0 + shift) - x[1] : 0.0, curve = x[2] + bottom * dh;
-  const double a = rz / fmax(curve, Least<double>::value);
+  const double a = curve > Least<double>::value ? rz / curve : 0.0;  // flat up to rounding: no step
   double y[2] = {};  // |r|, <r, z>
   for (i64 k = threadIdx.x; k <= mb; k += blockDim.x) {
     const i64 j = k < mb ? k : s.m;
