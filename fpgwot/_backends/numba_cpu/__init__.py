@@ -13,9 +13,9 @@ from . import loop as _loop
 from . import scaling as _k
 from ._jit import both_forms, one_thread  # noqa: F401
 from ._jit import jit as compiled  # noqa: F401
+from .cholesky import factor  # noqa: F401
 from .descent import descend  # noqa: F401
 from .direct import linear  # noqa: F401
-from .factor import factor  # noqa: F401
 from .lp import (  # noqa: F401
     active_weights,
     add_laplacians,
