@@ -169,13 +169,13 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
         beta = resist / (resist + max(s[ix.BEND], 0.0)) if s[ix.BEND] > BEND_FREE * resist else 1.0
         x[BETA] = max(min(beta, min(BETA_GROWTH * min(x[BETA], 1.0), x[CAP])), x[FLOOR])
         # Where the energy is concave and one direction is left, a plain step takes away the same share of the error each time:
-        # once that is seen to be so, one long step takes the rest.
+        # once that is seen to be so, one long step takes the rest, as far as a tenth of the mass.
         share = 1.0 + s[ix.BEND] / resist
         steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and SHARE_MIN < share < SHARE_MAX
         x[STEADY] = x[STEADY] + 1.0 if steady and abs(share - x[SHARE]) < SAME * share else min(x[STEADY], 0.0)
         x[SHARE], leap = share, 1.0
         if x[STEADY] >= STEADY_STEPS:
-            leap, x[STEADY] = 1.0 / share, -STEADY_STEPS
+            leap, x[STEADY] = max(min(1.0 / share, LEAP_FROM / x[STATION]), 1.0), -STEADY_STEPS
 
         # ------------------------------------------------------- F at the damped plan T0 + beta (T - T0): what damping makes fall
         # The energy there follows exactly from both ends and the bend between them, the convex terms are bounded by their
