@@ -286,6 +286,18 @@ def test_long_steps_along_flat_directions(seed, monkeypatch):
     assert np.diff(numba.history[:, 0]).max() < 1e-14
 
 
+def test_a_long_step_away_from_a_saddle(monkeypatch):
+    """Time against warped time from the product plan: a saddle by symmetry, which plain steps leave by the same factor each."""
+    t = np.linspace(0, 1, 64)
+    C1, C2 = (np.abs(x[:, None] - x[None]) for x in (t, t**1.5))
+    options = {"reg": 0.05, "tol": 1e-8, "backend": "numpy"}  # the same rounding up to the long step
+    found = solve(None, C1, C2, **options)
+    monkeypatch.setattr(control, "STEADY_STEPS", np.inf)
+    plain = solve(None, C1, C2, **options)
+    assert found.value == pytest.approx(plain.value, rel=1e-8)
+    assert found.n_gradients < plain.n_gradients or plain.value > 0.1  # .07, or the saddle's .11 where rounding is symmetric too
+
+
 def test_solve_batch_takes_the_options_of_solve():
     import inspect
 

@@ -171,11 +171,14 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
         # Where the energy is concave and one direction is left, a plain step takes away the same share of the error each time:
         # once that is seen to be so, one long step takes the rest, as far as a tenth of the mass.
         share = 1.0 + s[ix.BEND] / resist
-        steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and SHARE_MIN < share < SHARE_MAX
-        x[STEADY] = x[STEADY] + 1.0 if steady and abs(share - x[SHARE]) < SAME * share else min(x[STEADY], 0.0)
+        # Beside a saddle the share is below 0 and each step is larger than the last by the same factor: a long step leaves it.
+        known = SHARE_MIN < share < SHARE_MAX or share < 0.0
+        steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and known
+        x[STEADY] = x[STEADY] + 1.0 if steady and abs(share - x[SHARE]) < SAME * abs(share) else min(x[STEADY], 0.0)
         x[SHARE], leap = share, 1.0
         if x[STEADY] >= STEADY_STEPS:
-            leap, x[STEADY] = max(min(1.0 / share, LEAP_FROM / x[STATION]), 1.0), -STEADY_STEPS
+            most = LEAP_FROM / x[STATION]
+            leap, x[STEADY] = max(min(1.0 / share, most) if share > 0.0 else most, 1.0), -STEADY_STEPS
 
         # ------------------------------------------------------- F at the damped plan T0 + beta (T - T0): what damping makes fall
         # The energy there follows exactly from both ends and the bend between them, the convex terms are bounded by their
