@@ -5,7 +5,8 @@ Outer step. G is the gradient at the plan T, L the cost whose scaling made T. Wi
 taken, else L moves by beta = 1/(1 + bend/breg) of the way. Since T = exp((f + g + h - L)/eps), this is the same as a proximal
 step with weight 1/eta = eps (1/beta - 1) on KL(. || T): plain linearisation with the proximal term bought only when needed.
 Near a solution with a flat concave direction plain steps take away a small, equal share of the error each; then beta is 1 over
-that share for one step (Aitken's extrapolation, on the cost).
+that share for one step (Aitken's extrapolation, on the cost). Beside a saddle each step is larger than the last by the same
+factor; one step then goes as far as a tenth of the mass.
 
 Inner step. Rows are exact in every evaluation, so the dual has only the column potentials and the mass multiplier. A few
 Sinkhorn sweeps under Anderson mixing, then projected Newton steps by conjugate gradients with a line search on the dual.
