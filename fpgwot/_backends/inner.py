@@ -124,7 +124,7 @@ def ascend(K, s, target, feasible, newton_steps, slack, spent, on):  # type: ign
     """Raise the dual until the residual is below `target` and no point off by more than `feasible`; reads of K per problem.
 
     `s` holds the state as the primitives take it: a tuple of one `Scaling`, or of its arrays. `spent` counts, from call to call,
-    the CG steps that a factor would have saved since the last one was built.
+    the CG steps and mixed sweeps that a factor would have saved since the last one was built.
     """
     B, price = len(on), PRICE + K.shape[2] // COLUMNS
     passes, none, some = np.zeros(B, np.int64), np.zeros(B, np.bool_), np.zeros(B, np.bool_)

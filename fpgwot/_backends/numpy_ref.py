@@ -317,8 +317,7 @@ def factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
         T = s.rows[b, ix.E, i, None] * K[b, i, j] * s.v[b, None, j].astype(float)
         w, T = s.rows[b, ix.W, i], np.column_stack([T, s.rows[b, ix.ROW, i]])
         H = -T.T @ (w[:, None] * T)
-        H[-1, :-1] += s.cols[b, ix.COL, j]
-        H[:-1, -1] += s.cols[b, ix.COL, j]
+        H[-1, :-1] += s.cols[b, ix.COL, j]  # eigvalsh and cholesky read the lower half
         seats = diag > 0
         H = (H / np.sqrt(np.outer(diag, diag), where=np.outer(seats, seats), out=np.ones_like(H)))[np.ix_(seats, seats)]
         H[np.diag_indices_from(H)] += 1 + s.vals[b, ix.SHIFT] + ix.RIDGE

@@ -163,7 +163,7 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
 
         # -------------------------------------------------------------------- certificate, and the damping of the next step
         # beta = 1 where the energy bends less than half of what the regulariser resists, else resistance / (resistance + bend)
-        x[OUTER] = s[ix.FIXED]
+        grown, x[OUTER] = s[ix.FIXED] > x[OUTER], s[ix.FIXED]
         x[STATION] = (s[ix.FIXED] + vals[b, ix.RES]) / max(fact[SCALE], vals[b, ix.MASS])
         resist = _resistance(x, s, a)
         beta = resist / (resist + max(s[ix.BEND], 0.0)) if s[ix.BEND] > BEND_FREE * resist else 1.0
@@ -172,12 +172,12 @@ def observe(c, facts, terms, sums, along, rough, vals, on, fresh, status, tol, f
         # once that is seen to be so, one long step takes the rest, as far as a tenth of the mass.
         share = 1.0 + s[ix.BEND] / resist
         # Beside a saddle the share is below 0 and each step is larger than the last by the same factor: a long step leaves it.
-        known = SHARE_MIN < share < SHARE_MAX or share < 0.0
+        known = SHARE_MIN < share < SHARE_MAX or (share < 0.0 and grown)
         steady = x[EPS] == fact[GOAL] and x[STATION] < LEAP_FROM and known
         x[STEADY] = x[STEADY] + 1.0 if steady and abs(share - x[SHARE]) < SAME * abs(share) else min(x[STEADY], 0.0)
         x[SHARE], leap = share, 1.0
         if x[STEADY] >= STEADY_STEPS:
-            most = LEAP_FROM / x[STATION]
+            most = LEAP_FROM / max(x[STATION], 1e-300)
             leap, x[STEADY] = max(min(1.0 / share, most) if share > 0.0 else most, 1.0), -STEADY_STEPS
 
         # ------------------------------------------------------- F at the damped plan T0 + beta (T - T0): what damping makes fall
