@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fpgwot._backends.numba_cpu._jit import _Choice
+
 CODE = """
 import sys
 import numpy as np
 from numba import get_num_threads
 from fpgwot import solve
-from fpgwot._backends.numba_cpu import scaling
+from fpgwot._backends.numba_cpu import _jit
 
 size, out = 250, {"threads": get_num_threads()}
 rng = np.random.default_rng(0)
@@ -23,8 +25,8 @@ x, y = np.sort(rng.random(size)), np.sort(rng.random(size + 30))
 M, C1, C2 = abs(x[:, None] - y) + .1 * rng.random((size, size + 30)), abs(x[:, None] - x) ** .5, abs(y[:, None] - y) ** .5
 lag = lambda n: abs(np.subtract.outer(np.arange(n), np.arange(n))) / n
 if out["threads"] > 1:  # the faster form is chosen by measurement: here the parallel one always is
-    scaling.sweep.__class__._choose = lambda self: 1
-    scaling.sweep.__class__.EARNED = 0.0
+    _jit._Choice.form = lambda self: 1
+    _jit.Kernel.EARNED = 0.0
 for name, options in {
     "partial": dict(m=.8, reg=.02), "balanced": dict(reg=.02), "kl": dict(tau=.3, reg=.02),
     "smooth": dict(reg=.05, smoothness=.1), "exact": dict(), "exact partial": dict(m=.6),
@@ -91,3 +93,26 @@ def test_kernels_compiled_here_and_kernels_out_of_the_cache_agree_bit_for_bit(tm
             plans.append([data[key] for key in data.files])
     for one, two in zip(*plans, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_the_faster_form_is_found_whatever_the_first_calls_took():
+    """Simulated calls: noise of a third, pauses, and a change of what is faster. A first call of seconds kept the slow form for hours."""
+    rng = np.random.default_rng(0)
+
+    def calls(choice, cost, count):
+        forms = []
+        for _ in range(count):
+            form = choice.form()
+            pause = 30.0 if rng.random() < 0.02 else 1.0
+            choice.record(form, cost[form] * rng.uniform(0.8, 1.25) * pause)
+            forms.append(form)
+        return np.array(forms)
+
+    for fast in (0, 1):
+        choice = _Choice()
+        choice.record(fast, 1.0)  # what is faster began with a pause of a second
+        cost = np.array([1e-3, 1e-3])
+        cost[fast] = 5e-4
+        assert np.mean(calls(choice, cost, 200)[20:] == fast) > 0.9
+        assert np.mean(calls(choice, cost[::-1], 400)[100:] == 1 - fast) > 0.8  # the machine has changed
+        assert np.mean(calls(choice, cost[::-1], 2000) == fast) < 0.1  # the slow form is tried ever more rarely

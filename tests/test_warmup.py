@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,10 @@ SETUP = """if True:
 """
 
 
-def run(code: str) -> str:
+def run(code: str, **environment: str) -> str:
+    where, environment = Path(fpgwot.__file__).parent.parent, {**os.environ, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", SETUP + code], capture_output=True, text=True, check=True, cwd=Path(fpgwot.__file__).parent.parent
+        [sys.executable, "-c", SETUP + code], capture_output=True, text=True, check=True, cwd=where, env=environment
     )
     return done.stdout
 
@@ -52,6 +54,29 @@ def test_nothing_is_left_to_compile():
     print(sorted(compiled() - before))
     """)
     assert out.strip() == "[]"
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_nothing_is_left_to_compile_for_large_problems():
+    """Threaded forms: one that warmup leaves out has to be earned, and until then large problems run on one thread."""
+    out = run("""
+    from fpgwot._backends.numba_cpu import _jit
+    from fpgwot._backends.numba_cpu import _k, _d, structured
+
+    warmup(["float64"], exact=False)
+    kernels = {name: k for module in (_k, _d, structured) for name, k in vars(module).items() if isinstance(k, _jit.Kernel)}
+    _jit.Kernel.EARNED = 0.0
+    before = {name: len(k.parallel.signatures) for name, k in kernels.items()}
+    rng, lag, many = np.random.default_rng(1), PowerDistance(300), {"on_fail": "ignore", "max_iter": 12}
+    M, C = rng.random((300, 300)), rng.random((300, 300))
+    for A, B in ((lag, lag), (C + C.T, C), (LaplaceKernel(300, 5.0), PowerDistance(300, 2)), (PowerDistance(300, 2), lag)):
+        for more in ({}, {"m": .7, "smoothness": .1}, {"tau": .3}):
+            solve(M, A, B, reg=.003 * M.mean(), alpha=1e-5, **many, **more)
+    print(sorted(name for name, k in kernels.items() if k._choices and len(k.parallel.signatures) != before[name]))
+    print(len([k for k in kernels.values() if k._choices and k.parallel.signatures]))
+    """, NUMBA_NUM_THREADS="2")  # fmt: skip
+    left, used = out.split("\n")[:2]
+    assert left == "[]" and int(used) >= 10, out
 
 
 def test_first_call_of_a_process_with_a_filled_cache():

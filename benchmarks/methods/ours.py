@@ -27,7 +27,7 @@ def warm_up() -> None:
     with both_forms():
         for m in (None, 0.8):
             solver(problem_t(700).linear().but(m=m))()  # large linear programs have kernels of their own
-        for n in (6, 200):
+        for n in (6, 300):
             for z in (problem_t(n), problem_t(n).structural(), problem_t(n).linear(), segmentation_problem(n, 5)):
                 for m in (None, 0.8) if z.loss == "square" else (None,):
                     for reg in (0.0, 0.05) if z.loss == "square" else (0.05,):

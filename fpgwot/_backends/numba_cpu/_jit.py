@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import threading
 import time
@@ -81,12 +82,12 @@ def copy(x, out):  # type: ignore[no-untyped-def]
 
 @contextlib.contextmanager
 def both_forms() -> Iterator[None]:
-    """Parallel forms are compiled at once."""
-    before, Kernel.EARNED = Kernel.EARNED, 0.0
+    """Parallel forms are compiled at once, and at any size."""
+    before, (Kernel.EARNED, Kernel.PARALLEL_FROM) = (Kernel.EARNED, Kernel.PARALLEL_FROM), (0.0, 1)
     try:
         yield
     finally:
-        Kernel.EARNED = before
+        Kernel.EARNED, Kernel.PARALLEL_FROM = before
 
 
 def _is_on_disk(dispatcher: Any) -> bool:
@@ -106,11 +107,41 @@ def one_thread() -> Iterator[None]:
         set_num_threads(before)
 
 
+class _Choice:
+    """Which form calls of about one size take: the faster one. The other gets a new chance, ever more rarely."""
+
+    PATIENCE, LONGEST = 8, 2048  # calls until the slower form is tried again; doubled each time it stays slower
+
+    def __init__(self) -> None:
+        self.cost = [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
+        self.wait, self.patience = 0, self.PATIENCE
+
+    def better(self) -> int:
+        return int(self.cost[1] <= self.cost[0])
+
+    def form(self) -> int:
+        serial, parallel = self.cost
+        if not (serial and parallel):
+            return 0 if parallel else 1
+        self.wait += 1
+        if self.wait < self.patience:
+            return self.better()
+        self.wait, self.patience = 0, min(2 * self.patience, self.LONGEST)
+        return 1 - self.better()
+
+    def record(self, form: int, cost: float) -> None:
+        """A faster call is believed at once; a slower one, which a pause may have hit, by half its logarithm."""
+        before, old = self.better(), self.cost[form]
+        self.cost[form] = min(cost, math.sqrt(old * cost)) if old else cost
+        if self.better() != before:
+            self.patience = self.PATIENCE
+
+
 class Kernel:
     """`kernel(work, *args)`: the parallel form where `work`, about the number of entries read, is worth it.
 
-    On a busy machine threads that wait for each other can cost 10 to 50 times what they save. So the time of both forms is
-    kept, per unit of work, and the faster one is used; the slower one gets a new chance ever more rarely.
+    On a busy machine threads that wait for each other can cost 10 to 50 times what they save, and what is in the cache gains
+    more or less from a second thread than what is not. So both forms are timed, for each size of work by itself.
 
     The parallel form takes seconds to compile. Unless an earlier process left it on disk, it has to be earned: by as many seconds
     in the serial form, in calls that are large enough for threads.
@@ -118,34 +149,34 @@ class Kernel:
 
     PARALLEL_FROM = 60_000
     EARNED = 2.0
-    PATIENCE, PATIENCE_MAX = 32, 2048  # calls until the slower form is tried again; doubled each time it stays slower
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         # Numba's cache is keyed by name and does not know the options: the two forms need two names
         twin = bound(function, "_parallel")
         self.serial, self.parallel = _compile(function), _compile(twin, parallel=True)
-        self._cost = [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
-        self._wait, self._patience = 0, self.PATIENCE
+        self._choices: dict[int, _Choice] = {}  # by the number of binary digits of the work
         self._spent, self._is_earned = 0.0, False
 
     def __call__(self, work: int, *args: Any) -> Any:
         if work < self.PARALLEL_FROM or _forked or get_num_threads() == 1:
             return self.serial(*args)
-        form = self._choose() if self._is_earned or self._earn() else 0
+        choice = self._choices.setdefault(int(work).bit_length(), _Choice())
+        form = choice.form() if self._is_earned or self._earn() else 0
         if form and not _entered.acquire(blocking=False):
             return self.serial(*args)
-        known = len(self.serial.overloads)
+        run = self.parallel if form else self.serial
+        known = len(run.overloads)
         start = time.perf_counter()
         try:
-            result = (self.parallel if form else self.serial)(*args)
+            result = run(*args)
         finally:
             if form:
                 _entered.release()
         seconds = time.perf_counter() - start
-        if len(self.serial.overloads) == known:  # nothing was compiled
+        if len(run.overloads) == known:  # nothing was compiled or loaded, which takes longer than any call
+            choice.record(form, seconds / work)
             self._spent += seconds
-        self._record(form, seconds / work)
         return result
 
     def _earn(self) -> bool:
@@ -154,25 +185,6 @@ class Kernel:
             self._is_earned = True
         self._is_earned |= self._spent >= self.EARNED
         return self._is_earned
-
-    def _choose(self) -> int:
-        serial, parallel = self._cost
-        if not (serial and parallel):
-            return 0 if parallel else 1
-        better = int(parallel <= serial)
-        self._wait += 1
-        if self._wait < self._patience:
-            return better
-        self._wait, self._patience = 0, min(2 * self._patience, self.PATIENCE_MAX)
-        return 1 - better
-
-    def _record(self, form: int, cost: float) -> None:
-        old = self._cost[form]
-        better = self._cost[1] <= self._cost[0]
-        # a single call may contain the compilation or a pause of the process: limit what it says
-        self._cost[form] = min(max(cost, 0.5 * old), 1.5 * old) if old else min(cost, 1e-8)
-        if all(self._cost) and (self._cost[1] <= self._cost[0]) != better:
-            self._patience = self.PATIENCE
 
 
 kernel = Kernel
