@@ -1,7 +1,7 @@
 """exp, log and the terms of a sum, so that loops over them become vector instructions.
 
 Numba's own calls are scalar where no vector math library is installed: 2 to 4 times slower here. Relative error 3e-16
-(float64) and 1e-7 (float32, log 2e-7); exp of less than -708 (-87) is 0 and arguments above 709 (88) are cut, so neither
+(float64) and 1e-7 (float32, log 2e-7); exp of less than -708.7 (-87.7) is 0 and arguments above 709 (88) are cut, so neither
 inf nor NaN comes out. Rounding to an integer by adding a large constant needs additions in the order written: the functions
 here are compiled without reassociation.
 """
@@ -25,47 +25,46 @@ _LOG2E = 1.4426950408889634
 _LN2_HI, _LN2_LO = 6.93145751953125e-1, 1.42860682030941723212e-6
 
 
+# exp(r) on [-ln(2)/2, ln(2)/2] by the polynomials of least largest relative error (Remez): 2e-16 in degree 10, 2e-9 in degree 6.
+# Below -708.7 (-87.7) k is -1023 (-127), whose power of two is written as the bits of 0.
+
+
 @_strict
 def _exp64(x):  # type: ignore[no-untyped-def]
-    z = min(max(x, -745.0), 709.0)
+    z = min(max(x, -709.0), 709.0)
     t = z * _LOG2E + _ROUND64
     k = t - _ROUND64
     r = (z - k * _LN2_HI) - k * _LN2_LO
-    c = 1.0 / 479001600
-    c = c * r + 1.0 / 39916800
-    c = c * r + 1.0 / 3628800
-    c = c * r + 1.0 / 362880
-    c = c * r + 1.0 / 40320
-    c = c * r + 1.0 / 5040
-    c = c * r + 1.0 / 720
-    c = c * r + 1.0 / 120
-    c = c * r + 1.0 / 24
-    c = c * r + 1.0 / 6
-    c = c * r + 0.5
-    c = c * r + 1.0
+    c = 2.74884461942240109e-7
+    c = c * r + 2.76397681833815148e-6
+    c = c * r + 2.48019176801579195e-5
+    c = c * r + 1.98411713844227103e-4
+    c = c * r + 1.38888884991462965e-3
+    c = c * r + 8.33333338466561289e-3
+    c = c * r + 4.16666666684259811e-2
+    c = c * r + 1.66666666665577418e-1
+    c = c * r + 4.99999999999972871e-1
+    c = c * r + 1.00000000000000644
     c = c * r + 1.0
     power = (np.float64(t).view(np.int64) + 1023) << 52
-    y = c * np.int64(power).view(np.float64)
-    return y if x > -708.0 else 0.0
+    return c * np.int64(power).view(np.float64)
 
 
 @_strict
 def _exp32(x):  # type: ignore[no-untyped-def]
-    z = min(max(x, f4(-87.0)), f4(88.0))
+    z = min(max(x, f4(-88.0)), f4(88.0))
     t = z * f4(_LOG2E) + _ROUND32
     k = t - _ROUND32
     r = (z - k * f4(0.693359375)) + k * f4(2.12194440e-4)
-    c = f4(1.0 / 5040)
-    c = c * r + f4(1.0 / 720)
-    c = c * r + f4(1.0 / 120)
-    c = c * r + f4(1.0 / 24)
-    c = c * r + f4(1.0 / 6)
-    c = c * r + f4(0.5)
-    c = c * r + f4(1.0)
+    c = f4(1.38368461e-3)
+    c = c * r + f4(8.37481578e-3)
+    c = c * r + f4(4.16682255e-2)
+    c = c * r + f4(1.66664202e-1)
+    c = c * r + f4(0.49999992)
+    c = c * r + f4(1.00000004)
     c = c * r + f4(1.0)
     power = (f4(t).view(i4) + i4(127)) << i4(23)
-    y = c * i4(power).view(f4)
-    return y if x > f4(-87.0) else f4(0.0)
+    return c * i4(power).view(f4)
 
 
 @_strict
