@@ -100,6 +100,14 @@ class Problem:
         assert self.C1 is not None and self.C2 is not None
         return tuple(C.square().symmetrized().on(self.be, self.dtype) for C in (self.C1, self.C2))  # type: ignore[return-value]
 
+    @cached_property
+    def _distances(self) -> tuple[Any, Any] | None:
+        """Gaps and scales of two structures |t_i - t_k|, whose products a backend makes inside its gradient pass."""
+        if not self.be.scans or self.C1 is None or self.C2 is None or self.smoothness is not None:
+            return None
+        pair = self.C1.distances(), self.C2.distances()
+        return None if None in pair else pair
+
     def cross(self, T: Any, out: Any, work: Any, on: np.ndarray) -> None:
         """out <- A = C1 T C2', the mean with C1' T C2 where the structures are not symmetric; only where `on`."""
         C1, C2 = self._placed
@@ -119,7 +127,7 @@ class Problem:
 
         def outer(turned: bool, out: Any = None) -> Any:
             x, y = C1.matmul(be, a[:, :, None], transpose=turned), C2.matmul(be, q[:, :, None], transpose=turned)
-            return be.matmul(x.reshape(B, n, 1), y.reshape(B, 1, m), out=out)
+            return be.xp.multiply(x.reshape(B, n, 1), y.reshape(B, 1, m), out=out)
 
         outer(False, out)
         if not (C1.is_symmetric and C2.is_symmetric):
@@ -156,14 +164,14 @@ class Problem:
         Returns the sums of the primitives `gradient`, `marginal_sums` and `roughness`: all that F needs.
         """
         be, host, xp = self.be, self.be.host, self.be.xp
-        r, c, s1, s2 = self.r, self.c, None, None
+        r, c, s1, s2, distances = self.r, self.c, None, None, None
         rough, kappa = np.zeros(len(self.wq)), self.weight_of_cross
         if self.C1 is None:
             G[xp.asarray(np.flatnonzero(on))] = 0
         else:
             if is_product:
                 self.cross_of_product(G)
-            else:
+            elif (distances := self._distances) is None:
                 self.cross(T, G, work, on)
             if self.loss != "product":  # the square, or the KL loss, whose structures are transformed
                 s1, s2 = self.squares(mu, nu)
@@ -175,7 +183,10 @@ class Problem:
         if self.price is not None:
             r = r - xp.asarray(2 * self.price)[:, None]
         args = G, self.M, self.bias, T, T0, L, s, r, c, self.wl, -kappa / 4, first, on
-        return host(be.gradient(*args, work) if ahead else be.gradient(*args)), along, rough
+        more = {"ahead": work} if ahead else {}
+        if distances is not None:
+            more["distances"] = distances
+        return host(be.gradient(*args, **more)), along, rough
 
     def constant_gradient(self, T: Any, s: Scaling, on: Any) -> Any:
         """Gradient at the plan 0. The gradient is affine in the plan: at ratio T it is ratio G(T) + (1 - ratio) G(0)."""

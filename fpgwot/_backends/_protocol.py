@@ -16,7 +16,8 @@ The scaling problem, in units of reg (so a potential here is a potential in cost
 ==================  ==================================================================================================
 matmul              stacked matrix products
 gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs; a backend that
-                    `foresees` also writes exp(f+g+h-G/eps), the kernel of a plain step, where asked to
+                    `foresees` also writes exp(f+g+h-G/eps), the kernel of a plain step, where asked to; one that `scans`
+                    makes A = C1 T C2 itself, row by row, where both structures are distances in time
 divergences         BREG and KL, where those of `gradient` are only bounds from below; None where they are exact
 marginal_sums       TOTAL ... LACK from vectors only
 roughness           G += weight (L T + T L'), path Laplacians L, and <T, L T + T L'>

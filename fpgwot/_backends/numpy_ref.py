@@ -36,6 +36,7 @@ xp = np
 matmul = np.matmul
 host = np.asarray
 factors = foresees = True
+scans = False
 divergences = None  # `gradient` has them
 TINY = 1e-300
 

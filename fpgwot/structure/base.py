@@ -31,6 +31,10 @@ class Structure:
         """X C (or X C') for X of shape (B, k, n)."""
         return self._product(be, X, 1, transpose, out)
 
+    def distances(self) -> tuple[np.ndarray, float] | None:
+        """Gaps t_i - t_(i-1), the first one 0, and factor of a structure scale |t_i - t_k|; None for another."""
+        return None
+
     def square(self) -> Structure:
         """The operator of the elementwise square, C*C."""
         return Dense(self.to_dense() ** 2)

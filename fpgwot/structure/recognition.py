@@ -47,8 +47,14 @@ def _is_toeplitz(C: Any, weights: np.ndarray, tolerance: float, xp: Any) -> bool
     if xp is not np:
         points = xp.arange(n)
         return bool(abs(C - xp.asarray(weights)[abs(points[:, None] - points)]).max() <= tolerance)
+    weights = weights.astype(C.dtype)
     rows = np.lib.stride_tricks.sliding_window_view(np.concatenate((weights[:0:-1], weights)), n)[::-1]
-    return all(np.abs(C[k : k + CHUNK] - rows[k : k + CHUNK]).max() <= tolerance for k in range(0, n, CHUNK))
+    difference = np.empty((CHUNK, n), C.dtype)  # stays in the cache
+    for k in range(0, n, CHUNK):
+        d = np.subtract(C[k : k + CHUNK], rows[k : k + CHUNK], out=difference[: min(CHUNK, n - k)])
+        if not (d.max() <= tolerance and d.min() >= -tolerance):
+            return False
+    return True
 
 
 def _pattern(weights: np.ndarray, tolerance: float) -> Structure | None:

@@ -99,6 +99,10 @@ class PowerDistance(_Uniform):
     def _product(self, be: Any, X: Any, axis: int, transpose: bool, out: Any) -> Any:
         return be.power_matmul(X, self._gaps, self.power, self.scale, axis, out)
 
+    def distances(self) -> tuple[np.ndarray, float] | None:
+        """Gaps and scale for power 1."""
+        return (self._gaps, self.scale) if self.power == 1 else None
+
     def square(self) -> Structure:
         """Power doubled; (t_i - t_k)^4 has rank 5 in the powers of t about the centre."""
         if self.power == 1:

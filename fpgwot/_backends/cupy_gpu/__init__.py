@@ -49,6 +49,7 @@ class Gpu(StructureProducts):
     name = "cupy"
     factors = False  # the diagonal preconditions Newton systems here
     foresees = False  # captured graphs are bound to two matrices, the next kernel would be a third
+    scans = False  # products of structures are launches of their own
     divergences = None  # `gradient` has them: logarithms cost nothing beside the reads
     threads_per_line = 2  # of a small problem's block, for each row or column; not yet tuned on a card
 

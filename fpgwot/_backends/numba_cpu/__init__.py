@@ -29,13 +29,13 @@ from .lp import (  # noqa: F401
     square_matvec,
 )
 from .simplex import DENSE_UP_TO, lp_basis, lp_solve  # noqa: F401
-from .structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
+from .structured import decay_matmul, distance_starts, power_matmul, toeplitz_matmul  # noqa: F401
 
 name = "numba"
 xp = np
 matmul = np.matmul
 host = np.asarray
-factors = foresees = True
+factors = foresees = scans = True
 LARGE = 200_000  # entries from which the passes of a batch outlast the calls: several threads share the rows of each problem
 
 
@@ -43,11 +43,20 @@ def _work(K: np.ndarray, on: np.ndarray) -> int:
     return int(np.count_nonzero(on)) * K.shape[1] * K.shape[2]
 
 
-def gradient(A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on, ahead=None) -> np.ndarray:  # type: ignore[no-untyped-def]
-    out = np.empty((len(A), SUMS))
+_NONE = np.empty(0)
+_UNUSED = (False, np.empty((0, 0, 0, 0)), _NONE, 0.0, _NONE, _NONE, 0.0)  # where `gradient` gets A ready
+
+
+def gradient(  # type: ignore[no-untyped-def]
+    A, M, bias, T, T0, L, s: Scaling, r, c, wl, wq, first, on, ahead=None, distances=None
+) -> np.ndarray:
+    out, scan = np.empty((len(A), SUMS)), _UNUSED
+    if distances is not None:
+        (gaps1, scale1), (gaps2, scale2) = distances
+        scan = (True, distance_starts(T, gaps1, scale1), gaps1, 2.0 * scale1, gaps2, np.cumsum(gaps2), float(scale2))
     work, state, write = 8 * _work(A, on), (s.rows, s.cols, s.vals), ahead is not None
     ahead = ahead if write else A
-    _k.gradient(work, A, M, bias, T, T0, L, *state, r, c, wl, wq, first, s.size, on, ahead, write, s.sums, out)
+    _k.gradient(work, A, M, bias, T, T0, L, *state, r, c, wl, wq, first, s.size, on, ahead, write, *scan, s.sums, out)
     return out
 
 
@@ -71,7 +80,7 @@ def roughness(T: np.ndarray, G: np.ndarray, weight: np.ndarray, size: np.ndarray
 
 def spread(G: np.ndarray, s: Scaling) -> np.ndarray:
     out = np.empty(len(G))
-    _k.spread(G.size if len(G) > 1 else 0, G, s.size, out)
+    _k.spread(2 * G.size, G, s.size, np.empty((len(G), s.part.shape[1])), out)
     return out
 
 

@@ -144,3 +144,30 @@ def _add(typingctx, total, x):  # type: ignore[no-untyped-def]
 
 
 add: Any = _add  # with its two arguments, as kernels call it
+
+
+# LLVM does not turn the minimum of a loop into vector instructions, and each waits for the last: eight of them side by side.
+
+
+@_strict
+def smallest(x, n):  # type: ignore[no-untyped-def]
+    """The minimum of x[:n], n > 0."""
+    a = b = c = d = e = f = g = h = x[0]
+    for j in range(0, n - 7, 8):
+        a, b, c, d = min(a, x[j]), min(b, x[j + 1]), min(c, x[j + 2]), min(d, x[j + 3])
+        e, f, g, h = min(e, x[j + 4]), min(f, x[j + 5]), min(g, x[j + 6]), min(h, x[j + 7])
+    for j in range(n // 8 * 8, n):
+        a = min(a, x[j])
+    return min(min(min(a, b), min(c, d)), min(min(e, f), min(g, h)))
+
+
+@_strict
+def largest(x, n):  # type: ignore[no-untyped-def]
+    """The maximum of x[:n], n > 0."""
+    a = b = c = d = e = f = g = h = x[0]
+    for j in range(0, n - 7, 8):
+        a, b, c, d = max(a, x[j]), max(b, x[j + 1]), max(c, x[j + 2]), max(d, x[j + 3])
+        e, f, g, h = max(e, x[j + 4]), max(f, x[j + 5]), max(g, x[j + 6]), max(h, x[j + 7])
+    for j in range(n // 8 * 8, n):
+        a = max(a, x[j])
+    return max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))

@@ -12,17 +12,22 @@ from numba import prange
 
 from .. import _protocol as ix
 from ._jit import helper, jit, kernel
-from .elementary import add, exp, log
+from .elementary import add, exp, largest, log, smallest
+from .structured import rows4_of_distances
 
+STRIP = 1024  # columns whose sums may be taken in float32
 NARROW = 256  # columns up to which 32 rows stay in the fastest cache
 
 # ------------------------------------------------------------------------------------------------- gradient and outer sums
 
 
 @kernel
-def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, ahead, write, part, out):  # type: ignore[no-untyped-def]
+def gradient(  # type: ignore[no-untyped-def]
+    A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, ahead, write, scan, starts, gaps1, twice1, gaps2, t2, scale2, part, out
+):
     """G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, with the sums LIN ... JUMP of `_protocol`.
 
+    `scan`: A is not there yet, but made row by row from T by the scans of `structured`, while the rows are in the cache.
     `ahead` takes the kernel of a plain step, if `write`. BREG and KL are bounds without logarithms: with D = T - T0 and
     X = max(T, T0), log T - log T0 is D/X or more in size, and T - T0 - T0 log(T/T0) is D^2/(2 X) or more.
     """
@@ -35,60 +40,67 @@ def gradient(A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, ahead
             continue
         nb, mb = size[b]
         real = A.dtype.type
+        zero, least = real(0), real(np.finfo(A.dtype).tiny)
         kl_w, kq_w, ie = real(wl[b]), real(4 * wq[b]), real(1 / S[b, ix.EPS])
         tau = S[b, ix.TAU1] / S[b, ix.EPS]
         rho = tau / (1 + tau) if tau < np.inf else 1.0
-        scratch = np.empty(mb, A.dtype)
-        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
-            a, t = A[b, i], T[b, i]
-            lin = bia = cross = 0.0
+        base, pot, scratch = np.empty(mb, A.dtype), np.empty(mb, A.dtype), np.empty(mb, A.dtype)
+        columns, g, s, end_row = c[b], C[b, ix.G], part[b, block], min((block + 1) * ix.ROWS, nb)
+        for i in range(block * ix.ROWS, end_row):
+            if scan and i % 4 == 0:
+                rows4_of_distances(T, A, b, i, end_row, starts[b, block], gaps1, twice1, gaps2, t2, scale2, mb)
+            a, t, ri, fi = A[b, i], T[b, i], r[b, i], R[b, ix.F, i] + C[b, ix.G, m]
             for j in range(mb):
-                cross = add(cross, a[j] * t[j])
-            ri = r[b, i]
-            for j in range(mb):
-                a[j] = real(ri + c[b, j]) - kq_w * a[j]
-            if M is not None:
-                x = M[b % M.shape[0], i]
-                for j in range(mb):
-                    a[j] += kl_w * x[j]
-                    lin = add(lin, x[j] * t[j])
+                base[j] = real(ri + columns[j])
             if bias is not None:
-                z = bias[b % bias.shape[0], i]
+                z, bia = bias[b % bias.shape[0], i], 0.0
                 for j in range(mb):
-                    a[j] += z[j]
+                    base[j] += z[j]
                     bia = add(bia, z[j] * t[j])
-            s = part[b, block]
-            s[ix.LIN] += lin
-            s[ix.BIAS] += bia
-            s[ix.CROSS] += cross
-            if first[b]:  # there is no T0 yet
-                ent = 0.0
-                for j in range(mb):
-                    ent = add(ent, t[j] * log(t[j]) if t[j] > 0 else real(0))
-                s[ix.ENT] += ent
-                continue
-            ell, t0 = L[b, i], T0[b, i]
-            ent = fixed = bend = moved = total = 0.0
-            fi, g = R[b, ix.F, i] + C[b, ix.G, m], C[b, ix.G]
-            new = ahead[b, i] if write else scratch
+                s[ix.BIAS] += bia
             for j in range(mb):
-                pot = real(fi + g[j])
-                lt = pot - ie * ell[j]  # log of the plan, from the cost that made it
-                d, larger = t[j] - t0[j], max(t[j], t0[j])
-                x = exp(min(pot - ie * a[j], real(50)))
-                new[j] = x
-                total = add(total, x)
-                ent = add(ent, t[j] * lt if t[j] > 0 else real(0))
-                fixed = add(fixed, abs(x - t[j]))
-                bend = add(bend, (a[j] - ell[j]) * d)
-                moved = add(moved, d * (d / larger) if larger > 0 else real(0))
-            s[ix.ENT] += ent
-            s[ix.FIXED] += fixed
-            s[ix.BEND] += bend
-            s[ix.BREG] += moved
-            s[ix.KL] += moved / 2
-            if write:
-                jump = _row_update(R[b, ix.LOG_P, i], np.log(max(total, 1e-300)), R[b, ix.F, i], rho, S[b, ix.CAP1])
+                pot[j] = real(fi + g[j])
+            ell, t0, new = (a, t, scratch) if first[b] else (L[b, i], T0[b, i], ahead[b, i] if write else scratch)
+            whole = 0.0
+            for j0 in range(0, mb, STRIP):
+                start, end = np.uint64(j0), np.uint64(min(j0 + STRIP, mb))
+                cross = lin = ent = fixed = bend = moved = total = zero
+                if M is not None:
+                    x = M[b % M.shape[0], i]
+                    for j in range(start, end):
+                        cross = add(cross, a[j] * t[j])
+                        lin = add(lin, x[j] * t[j])
+                        a[j] = (base[j] - kq_w * a[j]) + kl_w * x[j]
+                else:
+                    for j in range(start, end):
+                        cross = add(cross, a[j] * t[j])
+                        a[j] = base[j] - kq_w * a[j]
+                s[ix.CROSS] += cross
+                s[ix.LIN] += lin
+                if first[b]:  # there is no T0 yet
+                    for j in range(start, end):
+                        ent = add(ent, t[j] * log(t[j]))
+                    s[ix.ENT] += ent
+                    continue
+                for j in range(start, end):
+                    d, larger = t[j] - t0[j], max(t[j], t0[j])
+                    log_t = pot[j] - ie * ell[j]  # from the cost that made the plan
+                    ent = add(ent, t[j] * log_t if t[j] > 0 else zero)
+                    bend = add(bend, (a[j] - ell[j]) * d)
+                    moved = add(moved, d * (d / max(larger, least)))
+                for j in range(start, end):
+                    y = exp(min(pot[j] - ie * a[j], real(50)))
+                    new[j] = y
+                    total = add(total, y)
+                    fixed = add(fixed, abs(y - t[j]))
+                s[ix.ENT] += ent
+                s[ix.FIXED] += fixed
+                s[ix.BEND] += bend
+                s[ix.BREG] += moved
+                s[ix.KL] += moved / 2
+                whole += total
+            if write and not first[b]:
+                jump = _row_update(R[b, ix.LOG_P, i], np.log(max(whole, 1e-300)), R[b, ix.F, i], rho, S[b, ix.CAP1])
                 s[ix.JUMP] = max(s[ix.JUMP], abs(jump))
     for b in range(B):
         out[b] = 0.0
@@ -195,20 +207,27 @@ def roughness(T, G, weight, size, on, part, out):  # type: ignore[no-untyped-def
 
 
 @kernel
-def spread(cost, size, out):  # type: ignore[no-untyped-def]
+def spread(cost, size, part, out):  # type: ignore[no-untyped-def]
     """Mean over the rows of (mean - minimum) of the allowed entries of a cost."""
-    for b in prange(cost.shape[0]):
+    B, n, m = cost.shape
+    blocks = (n + ix.ROWS - 1) // ix.ROWS
+    for item in prange(B * blocks):
+        b, block = item // blocks, item % blocks
         nb, mb = size[b]
-        total = 0.0
-        for i in range(nb):
-            low, s, k = np.inf, 0.0, 0
+        real, total = cost.dtype.type, 0.0
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
+            x, s, k = cost[b, i], 0.0, 0.0
             for j in range(mb):
-                x = cost[b, i, j]
-                if x < ix.FORBIDDEN_FROM:
-                    low, s, k = min(low, x), s + x, k + 1
+                s = add(s, x[j] if x[j] < ix.FORBIDDEN_FROM else real(0))
+                k = add(k, real(1) if x[j] < ix.FORBIDDEN_FROM else real(0))
             if k > 0:
-                total += s / k - low
-        out[b] = total / max(nb, 1)
+                total += s / k - smallest(x, mb)
+        part[b, block] = total
+    for b in range(B):
+        total = 0.0
+        for block in range(blocks):
+            total += part[b, block]
+        out[b] = total / max(size[b, 0], 1)
 
 
 # --------------------------------------------------------------------------------------------------- building the kernel
@@ -284,12 +303,10 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # typ
                 for j in range(mb):
                     ell[j] += be * (gr[j] - ell[j])
                     t0[j] = max(t0[j] + be * (t[j] - t0[j]), real(0))  # a long step may pass 0
-            fi, top = R[b, ix.F, i] + h, real(-1e30)
+            fi, total = R[b, ix.F, i] + h, 0.0
             for j in range(mb):
-                x = max(real(fi + g[j]) - ie * ell[j], real(-1e30))
-                t[j] = x
-                top = max(top, x)
-            total = 0.0
+                t[j] = max(real(fi + g[j]) - ie * ell[j], real(-1e30))
+            top = largest(t, mb)
             for j in range(mb):
                 x = exp(t[j] - top)
                 t[j] = x
@@ -318,9 +335,9 @@ def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
     """sums[at:] <- row products of up to 4 rows with v, in strips so that float32 sums stay short."""
     if last - i == 4:
         d0 = d1 = d2 = d3 = 0.0
-        for j0 in range(0, mb, 1024):
+        for j0 in range(0, mb, STRIP):
             s0 = s1 = s2 = s3 = K.dtype.type(0)
-            for j in range(np.uint64(j0), np.uint64(min(j0 + 1024, mb))):
+            for j in range(np.uint64(j0), np.uint64(min(j0 + STRIP, mb))):
                 s0 = add(s0, K[b, i, j] * v[j])
                 s1 = add(s1, K[b, i + 1, j] * v[j])
                 s2 = add(s2, K[b, i + 2, j] * v[j])
@@ -333,9 +350,9 @@ def _dots4(K, b, i, last, v, mb, sums, at):  # type: ignore[no-untyped-def]
     else:
         for k in range(i, last):
             d0 = 0.0
-            for j0 in range(0, mb, 1024):
+            for j0 in range(0, mb, STRIP):
                 s0 = K.dtype.type(0)
-                for j in range(np.uint64(j0), np.uint64(min(j0 + 1024, mb))):
+                for j in range(np.uint64(j0), np.uint64(min(j0 + STRIP, mb))):
                     s0 = add(s0, K[b, k, j] * v[j])
                 d0 += s0
             sums[at + k - i] = d0

@@ -184,6 +184,102 @@ def _distance_along(X, gaps, t, scale, out):  # type: ignore[no-untyped-def]
                 a3 += 2 * scale * x3[j]
 
 
+# Both products of A = C1 T C2 for distances on either side, inside a pass over the rows of T that needs A. Value and slope of
+# C1 T at the first row of each block come from sums over the blocks, so blocks are independent of each other.
+
+
+def distance_starts(X, gaps, scale):  # type: ignore[no-untyped-def]
+    """(B, blocks, 2, m): slope and value of scale |t_i - t_k| X at the first row of each block of rows."""
+    B, n, m = X.shape
+    out = np.empty((B, (n + BLOCK - 1) // BLOCK, 2, m))
+    t = np.cumsum(gaps)
+    _block_sums(2 * X.size, X, t, out)
+    _block_starts(out.size, t, float(scale), out)
+    return out
+
+
+@kernel
+def _block_sums(X, t, out):  # type: ignore[no-untyped-def]
+    """Sums of x and t x over each block of rows."""
+    B, n, m = X.shape
+    blocks = out.shape[1]
+    for item in prange(B * blocks):
+        b, block = item // blocks, item % blocks
+        plain, moment, end = out[b, block, 0], out[b, block, 1], min((block + 1) * BLOCK, n)
+        for j in range(m):
+            plain[j] = moment[j] = 0.0
+        for i in range(block * BLOCK, end, 2):
+            x, y = X[b, i], X[b, min(i + 1, end - 1)]
+            one = 1.0 if i + 1 < end else 0.0  # an odd last row stands alone
+            t0, t1 = t[i], one * t[min(i + 1, end - 1)]
+            for j in range(m):
+                plain[j] += x[j] + one * y[j]
+                moment[j] += t0 * x[j] + t1 * y[j]
+
+
+@kernel
+def _block_starts(t, scale, out):  # type: ignore[no-untyped-def]
+    """From the sums over blocks: sum_k |t_i - t_k| x_k = t_i (2 P - S) - (2 Q - R), P and Q over k < i, S and R over all k."""
+    B, blocks, _, m = out.shape
+    strips = (m + STRIP - 1) // STRIP
+    for item in prange(B * strips):
+        b, j0 = item // strips, item % strips * STRIP
+        w = min(STRIP, m - j0)
+        p, q = np.zeros(w), np.zeros(w)
+        for block in range(blocks):
+            plain, moment = out[b, block, 0, j0 : j0 + w], out[b, block, 1, j0 : j0 + w]
+            for j in range(w):
+                p[j] -= plain[j]
+                q[j] -= moment[j]
+        for block in range(blocks):
+            plain, moment, at = out[b, block, 0, j0 : j0 + w], out[b, block, 1, j0 : j0 + w], t[block * BLOCK]
+            for j in range(w):
+                s, r = plain[j], moment[j]
+                plain[j], moment[j] = scale * p[j], scale * (at * p[j] - q[j])
+                p[j] += 2 * s
+                q[j] += 2 * r
+
+
+@helper
+def rows4_of_distances(X, out, b, i, end, start, gaps1, twice1, gaps2, t2, scale2, n):  # type: ignore[no-untyped-def]
+    """out[b, i : i + 4] <- rows of C1 X C2; `start` holds slope and value of C1 X at row i, and moves on."""
+    real = X.dtype.type
+    slope, value = start[0], start[1]
+    for k in range(i, min(i + 4, end)):
+        x, z, g = X[b, k], out[b, k], gaps1[k] if k % BLOCK else 0.0
+        for j in range(n):
+            y = value[j] + g * slope[j]
+            value[j] = y
+            z[j] = real(y)
+            slope[j] += twice1 * x[j]
+    z0, z1, z2, z3 = out[b, i], out[b, min(i + 1, end - 1)], out[b, min(i + 2, end - 1)], out[b, min(i + 3, end - 1)]
+    a0 = a1 = a2 = a3 = y0 = y1 = y2 = y3 = 0.0
+    for j in range(n):
+        at = t2[j]
+        a0 = add(a0, z0[j])
+        a1 = add(a1, z1[j])
+        a2 = add(a2, z2[j])
+        a3 = add(a3, z3[j])
+        y0 = add(y0, at * z0[j])
+        y1 = add(y1, at * z1[j])
+        y2 = add(y2, at * z2[j])
+        y3 = add(y3, at * z3[j])
+    a0, a1, a2, a3 = -scale2 * a0, -scale2 * a1, -scale2 * a2, -scale2 * a3
+    y0, y1, y2, y3 = scale2 * y0, scale2 * y1, scale2 * y2, scale2 * y3
+    for j in range(n):
+        g = gaps2[j]
+        y0 += g * a0
+        y1 += g * a1
+        y2 += g * a2
+        y3 += g * a3
+        x0, x1, x2, x3 = z0[j], z1[j], z2[j], z3[j]
+        z0[j], z1[j], z2[j], z3[j] = real(y0), real(y1), real(y2), real(y3)
+        a0 += 2 * scale2 * x0
+        a1 += 2 * scale2 * x1
+        a2 += 2 * scale2 * x2
+        a3 += 2 * scale2 * x3
+
+
 @kernel
 def _square_along(X, gaps, scale, out):  # type: ignore[no-untyped-def]
     B, m, n = X.shape
