@@ -88,6 +88,23 @@ def gradient(M, bias, first, ahead=False):
     return step
 
 
+def gradient_of_distances(first):
+    """A = C1 T C2 of two structures |t_i - t_k| made inside the pass, where the other backend takes it from matrix products."""
+
+    def step(be, x):
+        rng = np.random.default_rng(4)
+        (t1, scale1), (t2, scale2) = ((3 + np.cumsum(rng.random(n) + 0.01), s) for n, s in zip(x.T.shape[1:], (0.7, 0.2), strict=True))
+        C1, C2 = scale1 * abs(t1[:, None] - t1), scale2 * abs(t2[:, None] - t2)
+        gaps = tuple((np.diff(t, prepend=t[0]), s) for t, s in ((t1, scale1), (t2, scale2)))
+        args = x.M, None, x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, np.full(len(x.on), first), x.on
+        inside = (x.M != 0) & x.on[:, None, None]
+        x.A[inside] = np.nan if be.scans else (C1 @ x.T.astype(float) @ C2)[inside]
+        x.out["sums"] = be.gradient(x.A, *args, **({"distances": gaps} if be.scans else {}))
+        with_logarithms(be, x)
+
+    return step
+
+
 def with_logarithms(be, x):
     """The two sums that `gradient` may only bound."""
     if be.divergences is not None and x.out["sums"][:, ix.KL].any():
@@ -225,6 +242,7 @@ def drift(be, x):
 
 STEPS = {f"gradient-{M}-{bias}-{first}": gradient(M, bias, first) for M, bias, first in [
     (None, None, True), (True, None, False), (None, True, False), (True, True, False), (True, True, True)]}  # fmt: skip
+STEPS |= {"gradient-distances": gradient_of_distances(False), "gradient-distances-first": gradient_of_distances(True)}
 STEPS["gradient-ahead"] = gradient(True, None, False, True)
 STEPS |= {
     f.__name__: f for f in (shared_layer, sweep, kernel, damped_kernel, long_kernel, kernel_of_moved_buffers, spread, logsums)

@@ -421,8 +421,8 @@ def toeplitz_matmul(X, weights, axis, out=None):  # type: ignore[no-untyped-def]
     return _done(Y, out)
 
 
-# A window sum is the end of one block of 2 width + 1 entries and the start of the next: sums from the border of the two
-# outwards, no subtraction of what leaves the window.
+# Down the rows a window sum is the end of one block of 2 width + 1 entries and the start of the next: sums from the border of the
+# two outwards, no subtraction of what leaves the window.
 
 
 @kernel
@@ -461,42 +461,34 @@ def _window_down(X, weights, out):  # type: ignore[no-untyped-def]
 
 @kernel
 def _window_along(X, weights, out):  # type: ignore[no-untyped-def]
+    """Differences of running sums in float64: rounded as the sum of the row, for a third to a fifth of the time."""
     B, m, n = X.shape
     items, width = (m + ROWS - 1) // ROWS, len(weights) - 1
-    size = 2 * width + 1
+    first, size = width + 1, np.uint64(2 * width + 1)
     real = X.dtype.type
     for item in prange(B * items):
         b, start = item // items, item % items * ROWS
         last = min(start + ROWS, m) - 1
         on, off = weights[0] - weights[1], weights[1]
-        x = _buffer(4, n)
+        sums = _buffer(4, n + 2 * first)  # of the entries before j - first
+        p0, p1, p2, p3 = sums[0], sums[1], sums[2], sums[3]
         for i in range(start, last + 1, 4):
-            _load(X, b, i, last, x)
-            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-            x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
-            y0, y1, y2, y3 = out[b, i], out[b, i1], out[b, i2], out[b, i3]
-            for j0 in range(0, n, size):
-                s0 = s1 = s2 = s3 = 0.0
-                for d in range(size - 1, -1, -1):
-                    j, k = j0 + d, j0 - width + d
-                    if 0 <= k < n:
-                        s0 += x0[k]
-                        s1 += x1[k]
-                        s2 += x2[k]
-                        s3 += x3[k]
-                    if j < n:
-                        y0[j], y1[j], y2[j], y3[j] = real(s0), real(s1), real(s2), real(s3)
-                s0 = s1 = s2 = s3 = 0.0
-                for j in range(j0, min(j0 + size, n)):
-                    k = j + width
-                    if j0 < j and k < n:
-                        s0 += x0[k]
-                        s1 += x1[k]
-                        s2 += x2[k]
-                        s3 += x3[k]
-                    t0, t1 = off * (y0[j] + s0) + on * x0[j], off * (y1[j] + s1) + on * x1[j]
-                    t2, t3 = off * (y2[j] + s2) + on * x2[j], off * (y3[j] + s3) + on * x3[j]
-                    y0[j], y1[j], y2[j], y3[j] = real(t0), real(t1), real(t2), real(t3)
+            x0, x1, x2, x3 = X[b, i], X[b, min(i + 1, last)], X[b, min(i + 2, last)], X[b, min(i + 3, last)]
+            s0 = s1 = s2 = s3 = 0.0
+            for j in range(first):
+                p0[j] = p1[j] = p2[j] = p3[j] = 0.0
+            for j in range(n):
+                s0 += x0[j]
+                s1 += x1[j]
+                s2 += x2[j]
+                s3 += x3[j]
+                p0[first + j], p1[first + j], p2[first + j], p3[first + j] = s0, s1, s2, s3
+            for j in range(n + first, n + 2 * first):
+                p0[j], p1[j], p2[j], p3[j] = s0, s1, s2, s3
+            for k in range(i, min(i + 4, last + 1)):
+                p, x, y = sums[k - i], X[b, k], out[b, k]
+                for j in range(np.uint64(0), np.uint64(n)):
+                    y[j] = real(off * (p[j + size] - p[j]) + on * x[j])
 
 
 @kernel
