@@ -99,5 +99,5 @@ def _operators(dtype: np.dtype) -> None:
     band = np.zeros(n)
     band[:4] = 1, 2, 3, 4
     kinds = [PowerDistance(n), PowerDistance(n, 2), LaplaceKernel(n, 9.0), Toeplitz(band), Toeplitz((band > 0) * 1.0)]
-    for C1, C2 in zip(kinds, kinds[1:] + kinds[:1], strict=True):
+    for C1, C2 in zip(kinds + kinds[:1], kinds[1:] + 2 * kinds[:1], strict=True):  # and distances on both: a pass of their own
         solve(M, C1, C2, m=0.6, reg=0.1, alpha=n**-4, max_iter=3, on_fail="ignore")

@@ -102,9 +102,10 @@ def solve(
     mask : boolean array (n, m), optional
         True where a pair is allowed.
     method : "auto", "entropic" (reg > 0), "conditional_gradient" (reg = 0), "proximal" (reg = 0, a finite positive tau)
-    init : None, "product", "annealed", "features", "monotone", "reversed", "random", or an array (n, m)
-        Starting plan. A plan that is given is kept to: no annealing. "annealed": with reg = 0 the plan of eight outer steps of
-        the entropic solver on the way down from a flat kernel; with reg > 0 the same as "product", which is annealed anyway.
+    init : None, "product", "unannealed", "annealed", "features", "monotone", "reversed", "random", or an array (n, m)
+        Starting plan. A plan that is given is kept to: no annealing. "unannealed": the product plan is kept to as well.
+        "annealed": with reg = 0 the plan of eight outer steps of the entropic solver on the way down from a flat kernel; with
+        reg > 0 the same as "product", which is annealed anyway.
     n_init : int
         Number of starts, in this order: product, features (solution for M alone), monotone and reversed coupling, random; with
         init="annealed" and reg = 0 all are annealed, from the second on with noise on the costs. The lowest value wins; all

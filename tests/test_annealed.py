@@ -112,3 +112,20 @@ def test_lower_values_than_from_the_product_plan():
         planted.append(solve(**data, init=np.eye(60)[order].T / 60).value)
     assert np.sum(np.array(plain) > 2 * np.array(planted)) >= 2
     assert (np.array(annealed) <= 1.1 * np.array(planted) + 1e-12).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"m": 0.6}, {"tau": 0.3}, {"m": 0.6, "reference": 1.0}], ids=str)
+def test_unannealed_is_the_product_plan_as_a_plan_that_is_given(options):
+    rng = np.random.default_rng(0)
+    M, C1, C2, p = (
+        rng.random((30, 24)),
+        *(np.abs(np.subtract.outer(x, x)) for x in (rng.random(30), rng.random(24))),
+        rng.dirichlet(np.ones(30)),
+    )
+    run = {"M": M, "C1": C1, "C2": C2, "p": p, "reg": 5e-3, "backend": "numba", "on_fail": "ignore", **options}
+    given, named, annealed = (solve(**run, init=x) for x in (p[:, None] * np.full(24, 1 / 24), "unannealed", None))
+    np.testing.assert_allclose(named.history[0], given.history[0], rtol=1e-9)  # later steps depend on the last digit
+    assert abs(annealed.history[0, 1] - given.history[0, 1]) > 0.1 * given.history[0, 1]
+    np.testing.assert_allclose(named.plan, given.plan, atol=1e-6)
+    many = solve(**run, init="unannealed", n_init=3, random_state=0)
+    assert many.starts[:2] == pytest.approx([named.value, annealed.value], rel=1e-6)

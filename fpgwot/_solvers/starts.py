@@ -16,7 +16,7 @@ from . import control, entropic
 from ._loop import Watch
 
 NAMES = ("product", "features", "monotone", "reversed", "random")  # the order of `n_init`
-ANNEALED = "annealed"  # on request only
+ANNEALED, UNANNEALED = "annealed", "unannealed"  # on request only
 STAGES, STEPS = 4, 8  # factors of the annealing between flat and the last entropy; outer steps, all stages together
 TILT = 0.03  # standard deviation of the noise on the costs of further annealed starts, as a share of their range
 
@@ -30,8 +30,8 @@ def starting_plans(prep: Any, init: Any, n_init: int, seed: Any, exact: bool) ->
     rng = np.random.default_rng(seed) if is_random else None  # gathering entropy takes as long as a small program
     if init is None or isinstance(init, str):
         first = "product" if init is None else init
-        if first not in (*NAMES, ANNEALED):
-            raise ValueError(f"unknown init {init!r}; choose one of {(*NAMES, ANNEALED)}, or pass a plan")
+        if first not in (*NAMES, ANNEALED, UNANNEALED):
+            raise ValueError(f"unknown init {init!r}; choose one of {(*NAMES, ANNEALED, UNANNEALED)}, or pass a plan")
         if first == ANNEALED and exact:
             return [(_annealed(problem, rng if k else None), False) for k in range(n_init)]
         first = "product" if first == ANNEALED else first  # the entropic solver anneals by itself
@@ -46,8 +46,8 @@ def starting_plans(prep: Any, init: Any, n_init: int, seed: Any, exact: bool) ->
 
 
 def _plan(problem: Problem, name: str, rng: Any, exact: bool) -> tuple[Any, bool]:
-    if name == "product":
-        return None, True
+    if name in ("product", UNANNEALED):
+        return None, name == "product"
     if name == "features":
         return _features(problem, exact), False
     if name == "random":

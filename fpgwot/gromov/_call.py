@@ -187,12 +187,11 @@ def transport(
     alpha, reg, m = number(alpha), number(reg), number(m)
     if M is None or alpha == 1.0:
         M, alpha = None, 1.0
-    if G0 is None and reg > 0:
-        G0 = product_plan(C1, C2, p, q)
+    start = "unannealed" if G0 is None and reg > 0 else bare(G0, bare(C1))
     # the residual of the exact solver is its Frank-Wolfe gap: how far F may be above the minimum nearby
     callback = Below(float(tol_abs)) if tol_abs else None
     result = solve(
-        bare(M), bare(C1), bare(C2), p, q, alpha=alpha, loss=loss, m=m, tau=tau, reg=reg, init=bare(G0, bare(C1)),
+        bare(M), bare(C1), bare(C2), p, q, alpha=alpha, loss=loss, m=m, tau=tau, reg=reg, init=start,
         tol=max(float(tol), 1e-8 if reg > 0 else 1e-14), max_iter=max(int(max_iter), 1) + (reg == 0), verbose=verbose,
         callback=callback, on_fail="ignore", reference=1.0 if m is not None and reg > 0 else None,
     )  # fmt: skip
@@ -228,15 +227,6 @@ def _feasible(
         result, plan=step.plan, value_linear=linear, value_quad=quad, mass=step.mass, marginal_a=step.marginal_a,
         marginal_b=step.marginal_b, residuals=residuals,
     )  # fmt: skip
-
-
-def product_plan(C1: Any, C2: Any, p: Any, q: Any) -> Any:
-    """p q', uniform where a weight is not given."""
-    if p is None:
-        p = bare(C1)[0] * 0.0 + 1.0 / len(C1)
-    if q is None:
-        q = bare(C2)[0] * 0.0 + 1.0 / len(C2)
-    return p[:, None] * q[None]
 
 
 def check_start(G0: Any, p: Any, q: Any, C1: Any, C2: Any, capped: bool) -> None:

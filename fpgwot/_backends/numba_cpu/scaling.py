@@ -23,7 +23,33 @@ NARROW = 256  # columns up to which 32 rows stay in the fastest cache
 
 @kernel
 def gradient(  # type: ignore[no-untyped-def]
-    A, M, bias, T, T0, L, R, C, S, r, c, wl, wq, first, size, on, ahead, write, scan, starts, gaps1, twice1, gaps2, t2, scale2, part, out
+    A,
+    M,
+    bias,
+    T,
+    T0,
+    L,
+    R,
+    C,
+    S,
+    r,
+    c,
+    wl,
+    wq,
+    first,
+    size,
+    on,
+    ahead,
+    write,
+    scan,
+    starts,
+    gaps1,
+    twice1,
+    gaps2,
+    t2,
+    scale2,
+    part,
+    out,
 ):
     """G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, with the sums LIN ... JUMP of `_protocol`.
 
