@@ -93,7 +93,9 @@ def gradient_of_distances(first):
 
     def step(be, x):
         rng = np.random.default_rng(4)
-        (t1, scale1), (t2, scale2) = ((3 + np.cumsum(rng.random(n) + 0.01), s) for n, s in zip(x.T.shape[1:], (0.7, 0.2), strict=True))
+        (t1, scale1), (t2, scale2) = (
+            (3 + np.cumsum(rng.random(n) + 0.01), s) for n, s in zip(x.T.shape[1:], (0.7, 0.2), strict=True)
+        )
         C1, C2 = scale1 * abs(t1[:, None] - t1), scale2 * abs(t2[:, None] - t2)
         gaps = tuple((np.diff(t, prepend=t[0]), s) for t, s in ((t1, scale1), (t2, scale2)))
         args = x.M, None, x.T, x.T0, x.L, x.s, x.r, x.c, x.wl, x.wq, np.full(len(x.on), first), x.on
