@@ -96,7 +96,7 @@ def test_kernels_compiled_here_and_kernels_out_of_the_cache_agree_bit_for_bit(tm
 
 
 def test_the_faster_form_is_found_whatever_the_first_calls_took():
-    """Simulated calls: noise, pauses, and a change of what is faster. A first call of a second kept the slow form for a thousand."""
+    """Simulated calls: noise, pauses, and a change of what is faster. One slow first call kept the slow form for a thousand."""
     rng = np.random.default_rng(0)
 
     def calls(choice, cost, count):
