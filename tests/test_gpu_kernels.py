@@ -18,7 +18,8 @@ from fpgwot._backends.cupy_gpu import Gpu
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
 REALS = [np.float64, np.float32]
 ORDERS = ["forward", "backward", "random"]
-STEPS = [x for x in parity.STEPS if not x.startswith("factor") and x != "gradient-ahead"]  # which the GPU does not have
+LEFT_OUT = "factor", "gradient-ahead", "gradient-distances"  # which the GPU does not have
+STEPS = [x for x in parity.STEPS if not x.startswith(LEFT_OUT)]
 STATE = ("size", "vals", "rows", "cols", "v", "hist")
 # rows and columns of the problems of a batch: single points, a warp and a row block more or less, primes, and with blocks of
 # 32 threads every number of columns in a thread (2, 4, 8, 16, and more than registers hold)
@@ -37,7 +38,7 @@ SIZES = [
 class OnDevice:
     """The GPU backend for NumPy arrays: each call moves its arrays to the device, and what it wrote back."""
 
-    divergences = Gpu.divergences
+    divergences, scans = Gpu.divergences, Gpu.scans
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
