@@ -113,7 +113,7 @@ class _Choice:
     PATIENCE, LONGEST = 8, 2048  # calls until the slower form is tried again; doubled each time it stays slower
 
     def __init__(self) -> None:
-        self.cost = [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
+        self.cost, self.last = [0.0, 0.0], [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
         self.wait, self.patience = 0, self.PATIENCE
 
     def better(self) -> int:
@@ -130,9 +130,10 @@ class _Choice:
         return 1 - self.better()
 
     def record(self, form: int, cost: float) -> None:
-        """A faster call is believed at once; a slower one, which a pause may have hit, by half its logarithm."""
-        before, old = self.better(), self.cost[form]
-        self.cost[form] = min(cost, math.sqrt(old * cost)) if old else cost
+        """The better of the last two calls of a form counts, since a pause may hit one; a slower one by half its logarithm."""
+        before, old, sure = self.better(), self.cost[form], min(cost, self.last[form] or cost)
+        self.last[form] = cost
+        self.cost[form] = math.sqrt(old * sure) if 0.0 < old < sure else sure
         if self.better() != before:
             self.patience = self.PATIENCE
 
