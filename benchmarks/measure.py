@@ -97,9 +97,6 @@ def verdicts(rows: list[dict[str, Any]]) -> None:
             r["verdict"] = "ok" if excess <= WORSE else f"worse by {excess:.1g}"
 
 
-PAUSE = 0.05  # seconds
-
-
 def interleaved(
     calls: dict[str, Callable[[], Any]], repeats: int = 5, budget: float = 20.0, once_above: float = 10.0, compiles: str = ""
 ) -> dict[str, dict[str, Any]]:
@@ -108,8 +105,7 @@ def interleaved(
     The first call of each (compilation, caches) is kept apart. Then rounds in which every method runs once, until `repeats`
     rounds are done or `budget` seconds are used; a method whose first call took more than `once_above` seconds runs no more,
     its first call is its time, unless it `compiles`. A call that raises becomes {"error": text}. Times are those of `CLOCK`;
-    limits are wall time. Before each call the process sleeps for `PAUSE`: threads of a BLAS spin for 30 ms after a product, and
-    what one method left spinning would be counted in the time of the next.
+    limits are wall time.
     """
     out: dict[str, dict[str, Any]] = {}
     running: list[str] = []
@@ -128,7 +124,6 @@ def interleaved(
             break
         for name in running:
             row = out[name]
-            time.sleep(PAUSE)
             row["plan"], seconds, _ = _timed(calls[name])
             row["times"].append(seconds)
     for row in out.values():
