@@ -116,3 +116,12 @@ def test_the_faster_form_is_found_whatever_the_first_calls_took():
         assert np.mean(calls(choice, cost, 200)[20:] == fast) > 0.9
         assert np.mean(calls(choice, cost[::-1], 400)[100:] == 1 - fast) > 0.8  # the machine has changed
         assert np.mean(calls(choice, cost[::-1], 2000) == fast) < 0.1  # the slow form is tried ever more rarely
+
+    choice, total, slow = _Choice(), 0.0, False  # threads that are twice as fast or, by turns of twenty calls, twenty times as slow
+    for k in range(600):
+        slow = rng.random() < 0.4 if k % 20 == 0 else slow
+        form = choice.form()
+        cost = (1.0, 20.0 if slow else 0.5)[form]
+        choice.record(form, cost)
+        total += cost
+    assert total < 1.5 * 600

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import threading
 import time
@@ -113,7 +112,7 @@ class _Choice:
     PATIENCE, LONGEST = 8, 2048  # calls until the slower form is tried again; doubled each time it stays slower
 
     def __init__(self) -> None:
-        self.cost, self.last = [0.0, 0.0], [0.0, 0.0]  # seconds per unit of work, serial and parallel; 0: not known
+        self.cost, self.calls = [0.0, 0.0], [0, 0]  # mean seconds per unit of work, serial and parallel; 0: not known
         self.wait, self.patience = 0, self.PATIENCE
 
     def better(self) -> int:
@@ -130,12 +129,15 @@ class _Choice:
         return 1 - self.better()
 
     def record(self, form: int, cost: float) -> None:
-        """The better of the last two calls of a form counts, since a pause may hit one; a slower one by half its logarithm."""
-        before, old, sure = self.better(), self.cost[form], min(cost, self.last[form] or cost)
-        self.last[form] = cost
-        self.cost[form] = math.sqrt(old * sure) if 0.0 < old < sure else sure
+        """A running mean, after the better of the first two calls: what a form will cost, not what it can.
+
+        Threads of another library that spin make parallel calls twenty times as long, by turns. A single pause counts little.
+        """
+        before, old, known = self.better(), self.cost[form], self.calls[form]
+        self.cost[form] = cost if known == 0 else min(old, cost) if known == 1 else old + 0.1 * (min(cost, 4 * old) - old)
+        self.calls[form] = known + 1
         if self.better() != before:
-            self.patience = self.PATIENCE
+            self.patience = max(self.PATIENCE, self.patience // 2)
 
 
 class Kernel:
