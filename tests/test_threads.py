@@ -117,7 +117,7 @@ def test_the_faster_form_is_found_whatever_the_first_calls_took():
         assert np.mean(calls(choice, cost[::-1], 400)[100:] == 1 - fast) > 0.8  # the machine has changed
         assert np.mean(calls(choice, cost[::-1], 2000) == fast) < 0.1  # the slow form is tried ever more rarely
 
-    choice, total, slow = _Choice(), 0.0, False  # threads that are twice as fast or, by turns of twenty calls, twenty times as slow
+    choice, total, slow = _Choice(), 0.0, False  # half as long or, by turns, twenty times
     for k in range(600):
         slow = rng.random() < 0.4 if k % 20 == 0 else slow
         form = choice.form()
