@@ -71,10 +71,11 @@ def gradient(  # type: ignore[no-untyped-def]
         tau = S[b, ix.TAU1] / S[b, ix.EPS]
         rho = tau / (1 + tau) if tau < np.inf else 1.0
         base, pot, scratch = np.empty(mb, A.dtype), np.empty(mb, A.dtype), np.empty(mb, A.dtype)
+        rows4 = np.empty((4, mb if scan else 0))
         columns, g, s, end_row = c[b], C[b, ix.G], part[b, block], min((block + 1) * ix.ROWS, nb)
         for i in range(block * ix.ROWS, end_row):
             if scan and i % 4 == 0:
-                rows4_of_distances(T, A, b, i, end_row, starts[b, block], gaps1, twice1, gaps2, t2, scale2, mb)
+                rows4_of_distances(T, A, b, i, end_row, starts[b, block], gaps1, twice1, gaps2, t2, scale2, mb, rows4)
             a, t, ri, fi = A[b, i], T[b, i], r[b, i], R[b, ix.F, i] + C[b, ix.G, m]
             for j in range(mb):
                 base[j] = real(ri + columns[j])

@@ -241,43 +241,51 @@ def _block_starts(t, scale, out):  # type: ignore[no-untyped-def]
 
 
 @helper
-def rows4_of_distances(X, out, b, i, end, start, gaps1, twice1, gaps2, t2, scale2, n):  # type: ignore[no-untyped-def]
-    """out[b, i : i + 4] <- rows of C1 X C2; `start` holds slope and value of C1 X at row i, and moves on."""
+def rows4_of_distances(X, out, b, i, end, start, gaps1, twice1, gaps2, t2, scale2, n, z):  # type: ignore[no-untyped-def]
+    """out[b, i : i + 4] <- rows of C1 X C2; `start` holds slope and value of C1 X at row i, and moves on; z is work (4, n).
+
+    What a row starts from along its columns, its sum and first moment, comes with the walk down the rows. Beyond `end` stands
+    the last row again, with no gap and no weight: nothing changes.
+    """
     real = X.dtype.type
     slope, value = start[0], start[1]
-    for k in range(i, min(i + 4, end)):
-        x, z, g = X[b, k], out[b, k], gaps1[k] if k % BLOCK else 0.0
-        for j in range(n):
-            y = value[j] + g * slope[j]
-            value[j] = y
-            z[j] = real(y)
-            slope[j] += twice1 * x[j]
-    z0, z1, z2, z3 = out[b, i], out[b, min(i + 1, end - 1)], out[b, min(i + 2, end - 1)], out[b, min(i + 3, end - 1)]
+    k1, k2, k3 = min(i + 1, end - 1), min(i + 2, end - 1), min(i + 3, end - 1)
+    g0 = gaps1[i] if i % BLOCK else 0.0
+    g1, g2, g3 = (gaps1[k1] if i + 1 < end else 0.0), (gaps1[k2] if i + 2 < end else 0.0), (gaps1[k3] if i + 3 < end else 0.0)
+    w1, w2, w3 = (twice1 if i + 1 < end else 0.0), (twice1 if i + 2 < end else 0.0), (twice1 if i + 3 < end else 0.0)
+    x0, x1, x2, x3 = X[b, i], X[b, k1], X[b, k2], X[b, k3]
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
     a0 = a1 = a2 = a3 = y0 = y1 = y2 = y3 = 0.0
     for j in range(n):
-        at = t2[j]
-        a0 = add(a0, z0[j])
-        a1 = add(a1, z1[j])
-        a2 = add(a2, z2[j])
-        a3 = add(a3, z3[j])
-        y0 = add(y0, at * z0[j])
-        y1 = add(y1, at * z1[j])
-        y2 = add(y2, at * z2[j])
-        y3 = add(y3, at * z3[j])
+        s, v, at = slope[j], value[j], t2[j]
+        v += g0 * s
+        s += twice1 * x0[j]
+        z0[j], a0, y0 = v, add(a0, v), add(y0, at * v)
+        v += g1 * s
+        s += w1 * x1[j]
+        z1[j], a1, y1 = v, add(a1, v), add(y1, at * v)
+        v += g2 * s
+        s += w2 * x2[j]
+        z2[j], a2, y2 = v, add(a2, v), add(y2, at * v)
+        v += g3 * s
+        s += w3 * x3[j]
+        z3[j], a3, y3 = v, add(a3, v), add(y3, at * v)
+        slope[j], value[j] = s, v
     a0, a1, a2, a3 = -scale2 * a0, -scale2 * a1, -scale2 * a2, -scale2 * a3
     y0, y1, y2, y3 = scale2 * y0, scale2 * y1, scale2 * y2, scale2 * y3
+    o0, o1, o2, o3 = out[b, i], out[b, k1], out[b, k2], out[b, k3]
+    twice2 = 2 * scale2
     for j in range(n):
         g = gaps2[j]
         y0 += g * a0
         y1 += g * a1
         y2 += g * a2
         y3 += g * a3
-        x0, x1, x2, x3 = z0[j], z1[j], z2[j], z3[j]
-        z0[j], z1[j], z2[j], z3[j] = real(y0), real(y1), real(y2), real(y3)
-        a0 += 2 * scale2 * x0
-        a1 += 2 * scale2 * x1
-        a2 += 2 * scale2 * x2
-        a3 += 2 * scale2 * x3
+        o0[j], o1[j], o2[j], o3[j] = real(y0), real(y1), real(y2), real(y3)
+        a0 += twice2 * z0[j]
+        a1 += twice2 * z1[j]
+        a2 += twice2 * z2[j]
+        a3 += twice2 * z3[j]
 
 
 @kernel
