@@ -110,16 +110,15 @@ def gradient(  # type: ignore[no-untyped-def]
                     s[ix.ENT] += ent
                     continue
                 for j in range(start, end):
-                    d, larger = t[j] - t0[j], max(t[j], t0[j])
-                    log_t = pot[j] - ie * ell[j]  # from the cost that made the plan
-                    ent = add(ent, t[j] * log_t if t[j] > 0 else zero)
-                    bend = add(bend, (a[j] - ell[j]) * d)
-                    moved = add(moved, d * (d / max(larger, least)))
-                for j in range(start, end):
-                    y = exp(min(pot[j] - ie * a[j], real(50)))
+                    cost, tj, tj0, lj, pj = a[j], t[j], t0[j], ell[j], pot[j]
+                    d = tj - tj0
+                    ent = add(ent, tj * (pj - ie * lj) if tj > 0 else zero)  # log T from the cost that made the plan
+                    bend = add(bend, (cost - lj) * d)
+                    moved = add(moved, d * (d / max(max(tj, tj0), least)))
+                    y = exp(min(pj - ie * cost, real(50)))
                     new[j] = y
                     total = add(total, y)
-                    fixed = add(fixed, abs(y - t[j]))
+                    fixed = add(fixed, abs(y - tj))
                 s[ix.ENT] += ent
                 s[ix.FIXED] += fixed
                 s[ix.BEND] += bend
