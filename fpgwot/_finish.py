@@ -36,7 +36,7 @@ def result_of(
         gradient = _spread(prep, gradient, (rows, cols), (n, k), np.inf)
         f = _spread(prep, f, (rows,), (n,), -np.inf, side=0)
         g = _spread(prep, g, (cols,), (k,), -np.inf, side=1)
-    a, c = plan.sum(2, dtype=float), plan.sum(1, dtype=float)
+    a, c = problem.be.plan_marginals(plan)
     host_a, host_c = problem.be.host(a), problem.be.host(c)
     mass = host_a.sum(1)
     marginal, mass_error = _violations(prep, host_a, host_c, mass)

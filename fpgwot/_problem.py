@@ -62,8 +62,12 @@ class Problem:
 
     def product_plan(self) -> Any:
         """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
-        a, q = self._product()
-        return a[:, :, None] * q[:, None, :]
+        return self.be.outer(*self._product(), self.be.borrow(self.shape, self.dtype))
+
+    def product_marginals(self) -> tuple[Any, Any]:
+        """Row and column sums of the product plan."""
+        a, q = (x.astype(float) for x in self._product())
+        return a * q.sum(1)[:, None], q * a.sum(1)[:, None]
 
     def _product(self) -> tuple[Any, Any]:
         """The two vectors of the product plan."""
@@ -123,15 +127,14 @@ class Problem:
         """out <- A of the product plan, which is the product of two vectors: no product of matrices."""
         C1, C2 = self._placed
         be, (a, q) = self.be, self._product()
-        B, n, m = self.shape
 
-        def outer(turned: bool, out: Any = None) -> Any:
+        def outer(turned: bool, out: Any) -> Any:
             x, y = C1.matmul(be, a[:, :, None], transpose=turned), C2.matmul(be, q[:, :, None], transpose=turned)
-            return be.xp.multiply(x.reshape(B, n, 1), y.reshape(B, 1, m), out=out)
+            return be.outer(x[:, :, 0], y[:, :, 0], out)
 
         outer(False, out)
         if not (C1.is_symmetric and C2.is_symmetric):
-            out += outer(True)
+            out += outer(True, be.xp.empty_like(out))
             out *= 0.5
 
     @property

@@ -10,7 +10,8 @@ import numpy as np
 from ._backends._protocol import FORBIDDEN
 from ._problem import Problem
 from .marginals import Marginals, balanced, fixed_mass, kl_penalty, mass_price
-from .structure import KL_OFFSET, SCAN_FROM, Dense, Structure, as_structure, kl_structures
+from .structure import KL_OFFSET, SCAN_FROM, Dense, Structure, kl_structures
+from .structure.recognition import recognised
 
 LOSSES = ("square", "product", "kl")
 MASS_SLACK = 1e-9  # a mass or a pair of totals off by this share is taken for rounding
@@ -164,8 +165,7 @@ def real(name: str, a: Any) -> np.ndarray:
 
 
 def _finite(be: Any, name: str, a: Any) -> Any:
-    total = float(a.sum() if a.dtype == np.float64 else a.sum(dtype=np.float64))
-    if not np.isfinite(total) and not np.isfinite(be.host(a)).all():
+    if not be.is_finite(a):
         bad = np.argwhere(~np.isfinite(be.host(a)))[0]
         where = tuple(int(x) for x in bad)
         raise ValueError(
@@ -201,8 +201,9 @@ def _structure(be: Any, name: str, C: Any, dtype: type) -> Structure | None:
         C = _contiguous(be, C, dtype)
         if C.ndim not in (2, 3) or C.shape[-1] != C.shape[-2]:
             raise ValueError(f"{name} must be square, (n, n) or (B, n, n); got shape {C.shape}")
-        _finite(be, name, C)
-    return as_structure(C, be)
+        found = recognised(C, be)  # its entries are those of an operator, so they are finite
+        return Dense(_finite(be, name, C)) if found is None else found
+    return C
 
 
 def _weights(be: Any, name: str, w: Any, B: int, n: int) -> tuple[np.ndarray, np.ndarray, Any, np.ndarray | None]:

@@ -12,7 +12,7 @@ from fpgwot import solve
 from fpgwot._backends import _protocol as ix
 from fpgwot._backends import numba_cpu as numba_be
 from fpgwot._backends import numpy_ref as numpy_be
-from fpgwot._backends.numba_cpu import dual, elementary, lp, scaling
+from fpgwot._backends.numba_cpu import _memory, dual, elementary, lp, scaling, whole
 
 B, N, K = 3, 37, 41  # more rows than one work item (32) and than a group of 4; odd, so that no loop comes out even
 SIZE = np.array([[37, 41], [33, 5], [4, 38]], np.int64)
@@ -445,9 +445,92 @@ def test_a_refused_step_is_cut_where_the_dual_turns(be):
     assert refused > 10
 
 
+# ---------------------------------------------------------------------------------------------------------- whole matrices
+
+SIZES = {"small": (2, 40, 45), "large": (2, 211, 257)}  # below and above the size from which Numba has kernels of its own
+assert np.prod(SIZES["small"]) < numba_be.WHOLE_FROM < np.prod(SIZES["large"])
+
+
+@pytest.mark.parametrize("be", [numpy_be, numba_be], ids=lambda be: be.name)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_products_and_checks_of_whole_matrices(size, dtype, be):
+    rng, (B, n, m) = np.random.default_rng(0), SIZES[size]
+    T, x, y = rng.random((B, n, m)).astype(dtype), rng.normal(size=(B, n)), rng.normal(size=(B, m))
+    rows, cols = be.plan_marginals(T)
+    exact = T.astype(np.longdouble)
+    assert rows.dtype == cols.dtype == np.float64
+    np.testing.assert_allclose(rows, exact.sum(2).astype(float), rtol=1e-14)
+    np.testing.assert_allclose(cols, exact.sum(1).astype(float), rtol=1e-14)
+    np.testing.assert_allclose(be.plan_marginals(T.swapaxes(1, 2))[0], cols, rtol=1e-14)  # whatever its layout
+
+    x, y = x.astype(dtype), y.astype(dtype)
+    out = np.full((B, n, m), np.nan, dtype)
+    assert be.outer(x, y, out) is out
+    np.testing.assert_array_equal(out, np.einsum("bi,bj->bij", x, y))
+
+    assert be.is_finite(T) and be.is_finite(T * (np.finfo(dtype).max / 2))  # a sum that overflows says nothing
+    for wrong in (np.nan, np.inf, -np.inf):
+        for at in ((0, 0, 0), (1, n // 2, m // 3), (B - 1, n - 1, m - 1)):
+            bad = T.copy()
+            bad[at] = wrong
+            assert not be.is_finite(bad)
+
+
+@pytest.mark.parametrize("be", [numpy_be, numba_be], ids=lambda be: be.name)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 150, 300])
+def test_toeplitz_matrices_are_told_by_every_entry(n, dtype, be):
+    rng = np.random.default_rng(0)
+    weights = rng.random(n).astype(dtype)
+    C = weights[abs(np.subtract.outer(np.arange(n), np.arange(n)))]
+    assert be.is_toeplitz(C, weights.astype(float), 1e-3)
+    for at in ((0, 0), (n - 1, 0), (0, n - 1), (n // 2, n // 3), (n - 1, n - 1)):
+        for change, same in ((5e-4, True), (-5e-4, True), (2e-3, False), (-2e-3, False), (np.nan, False), (np.inf, False)):
+            D = C.copy()
+            D[at] += change
+            assert be.is_toeplitz(D, weights.astype(float), 1e-3) is same
+
+
+def test_memory_of_one_solve_serves_the_next_and_never_a_result(monkeypatch):
+    rng, n = np.random.default_rng(0), 400
+    monkeypatch.setattr(_memory, "_free", [])
+    M, t = rng.random((n, n)), np.arange(n) / n
+    C = abs(t[:, None] - t)
+    first = solve(M, C, C, reg=0.05)
+    kept = list(_memory._free)
+    assert len(kept) == 3 and all(x.nbytes == M.nbytes for x in kept)  # of five: two are the result's
+    copies = first.plan.copy(), first.gradient.copy()
+    second = solve(M.T.copy(), C, C, reg=0.05)
+    assert {id(x) for x in kept} & {id(x) for x in (*_memory._free, second.plan, second.gradient)}
+    for x in _memory._free:
+        assert not any(np.shares_memory(x, y) for r in (first, second) for y in (r.plan, r.gradient))
+    np.testing.assert_array_equal(first.plan, copies[0])
+    np.testing.assert_array_equal(first.gradient, copies[1])
+    again = solve(M, C, C, reg=0.05)  # whatever is in the memory that it gets
+    np.testing.assert_allclose(again.plan, first.plan, rtol=1e-12, atol=1e-18)
+
+
+def test_memory_that_is_kept_is_limited(monkeypatch):
+    monkeypatch.setattr(_memory, "_free", [])
+    size = _memory.MOST // 8 // 4
+    _memory.give_back(np.empty(size) for _ in range(7))
+    assert len(_memory._free) == 4
+    _memory.give_back([np.empty(10), np.empty(_memory.MOST // 8 + 1)])  # too small, too large
+    assert len(_memory._free) == 4
+    newest = np.empty((2, size // 2))
+    _memory.give_back([newest])
+    assert len(_memory._free) == 4 and _memory.borrow((2, size // 2), np.float64) is newest
+    assert _memory.borrow((size,), np.float32) is not None and len(_memory._free) == 3
+    with _memory._lock:  # as a fork may leave it
+        assert _memory.borrow((size,), np.float64).shape == (size,)
+        _memory.give_back([newest])
+    assert len(_memory._free) == 3
+
+
 # --------------------------------------------------------------------------------------------- what only Numba has: threads
 
-KERNELS = [x for m in (scaling, dual, lp) for x in vars(m).values() if type(x).__name__ == "Kernel"]
+KERNELS = [x for m in (scaling, dual, lp, whole) for x in vars(m).values() if type(x).__name__ == "Kernel"]
 
 
 @pytest.fixture

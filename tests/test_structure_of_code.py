@@ -88,16 +88,18 @@ for _name in TREES:
     elif _name.startswith("temporal/"):
         ALLOWED[_name] = ("temporal",)
     elif _name.startswith("structure/"):
-        ALLOWED[_name] = ("structure",)
+        ALLOWED[_name] = ("structure", "_backends.numpy_whole")
     elif _name.startswith("gromov/"):
         ALLOWED[_name] = PUBLIC
     elif _name.startswith("_solvers/"):
         ALLOWED[_name] = ("_problem", "result", "marginals", "structure", "_backends._protocol", "_backends.inner", "_solvers")
     elif _name.startswith("_backends/") and _name.count("/") == 1:
         ALLOWED[_name] = ("_backends",)
-    elif _name.startswith("_backends/"):  # a backend sees the protocol and what stands beside it, never another backend
+    elif _name.startswith(
+        "_backends/"
+    ):  # a backend sees the protocol and what stands beside it, never another backend; plain reads of whole matrices are shared
         _own = "_backends." + _name.split("/")[1]
-        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner")
+        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner", "_backends.numpy_whole")
 
 # Who may import a heavy or optional library at all; `_info` tells their versions
 HEAVY = {

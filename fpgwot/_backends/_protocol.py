@@ -14,6 +14,11 @@ The scaling problem, in units of reg (so a potential here is a potential in cost
     dual      phi = sum_i P(F_i) + sum_j Q(G_j) + mass H - sum T,   P(x) = p x (hard, capped), -tau/eps p (e^{-x eps/tau} - 1)
 
 ==================  ==================================================================================================
+borrow, give_back   an array with anything in it, which the backend may have kept from an earlier solve; arrays to keep
+is_finite           whether every entry of an array is a number
+is_toeplitz         whether C_ij = weights[|i-j|], up to a tolerance
+outer               out_ij = x_i y_j, of each problem
+plan_marginals      row and column sums of plans
 matmul              stacked matrix products
 gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs; a backend that
                     `foresees` also writes exp(f+g+h-G/eps), the kernel of a plain step, where asked to; one that `scans`

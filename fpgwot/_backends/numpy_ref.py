@@ -6,7 +6,7 @@ Public as backend="numpy". It loops over the problems of a batch and allocates f
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from .numpy_lp import (  # noqa: F401
     square_matvec,
 )
 from .numpy_structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
+from .numpy_whole import is_finite, is_toeplitz, outer, plan_marginals  # noqa: F401
 
 name = "numpy"
 xp = np
@@ -44,6 +45,15 @@ TINY = 1e-300
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Plain code over the numbers of each problem, left to the interpreter."""
     return function
+
+
+def borrow(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array with anything in it."""
+    return np.empty(shape, dtype)
+
+
+def give_back(arrays: Iterable[np.ndarray]) -> None:
+    """Nothing is kept here."""
 
 
 def _problems(s: Scaling, on: np.ndarray) -> Iterator[tuple[int, slice, slice]]:

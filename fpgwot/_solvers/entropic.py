@@ -66,10 +66,14 @@ def solve(
     feasible, slack = (2e-5, 1e-6) if low else (2e-7, 1e-12)
     kind, rules = (problem.loss != "product", problem.is_quadratic), control.rules(be)
     s = problem.allocate()
-    G, L, T0 = xp.empty_like(T), xp.empty_like(T), xp.zeros(T.shape, T.dtype)  # T0 takes T's place: its padding must be 0
-    work = xp.empty_like(T) if problem.C1 is not None else None
-    foresees = be.foresees and work is not None and bool((problem.size == T.shape[1:]).all())  # a kernel's padding must be 0
-    mu, nu = xp.sum(T, axis=2, dtype=float), xp.sum(T, axis=1, dtype=float)
+    G, L, T0 = (be.borrow(T.shape, T.dtype) for _ in range(3))
+    work = be.borrow(T.shape, T.dtype) if problem.C1 is not None else None
+    is_padded = bool((problem.size != T.shape[1:]).any())
+    foresees = be.foresees and work is not None and not is_padded  # a kernel's padding must be 0
+    if is_padded:
+        T0[:] = 0  # it takes the place of T
+    own = [G, L, T0] + [work] * (work is not None) + [T] * is_product
+    mu, nu = problem.product_marginals() if is_product else be.plan_marginals(T)
     mu0, nu0 = mu, nu  # marginals of T0
     on, fresh, status = np.ones(B, bool), np.ones(B, bool), np.zeros(B, int)
     passes, gradients, iterations, spent = np.zeros(B, int), np.ones(B, int), np.zeros(B, int), np.zeros(B)
@@ -124,6 +128,7 @@ def solve(
     else:
         on[:] = False
 
+    be.give_back(x for x in own if x is not T and x is not G)
     eps = xp.asarray(c[:, EPS])[:, None]
     potentials = (s.f * eps, s.g * eps, s.h * eps[:, 0])
     ends = [Status.STOPPED if running else control.STATUS[code] for running, code in zip(on, status, strict=True)]

@@ -228,7 +228,7 @@ class _Call:
         if isinstance(x, Temporal):
             return x.operator
         if name in ("C1", "C2") and x is not None and not isinstance(x, Structure):
-            return as_structure(self.be.xp.ascontiguousarray(self.take(x)))
+            return as_structure(self.be.xp.ascontiguousarray(self.take(x)), self.be)
         if not isinstance(x, Tensor):
             return x
         return self.take(x) if name in DEVICE else x.detach().cpu().double().numpy()

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import CHUNK, Dense, Structure
+from .._backends import numpy_whole
+from .base import Dense, Structure
 from .temporal import FFT_FROM, LaplaceKernel, PowerDistance, Toeplitz
 
 SCAN_FROM = 128  # points from which running sums beat a matrix product, measured on one core against BLAS
@@ -17,8 +18,8 @@ def as_structure(C: Any, be: Any = None) -> Structure:
 
     A single symmetric Toeplitz matrix of SCAN_FROM points or more, which every structure on a uniform time grid is, becomes
     `PowerDistance` (|i-k|^p for p = 1, 2), `LaplaceKernel` (offset + weight e^(-|i-k|/b)) or `Toeplitz`; all else `Dense`.
-    The tolerance is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend of an array on a GPU,
-    where it stays.
+    The tolerance is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend that compares: that of an array
+    on a GPU, where it stays; plain NumPy if not given.
 
     Examples
     --------
@@ -28,33 +29,20 @@ def as_structure(C: Any, be: Any = None) -> Structure:
     """
     if isinstance(C, Structure):
         return C
-    single = C if C.ndim == 2 else C[0] if C.ndim == 3 and len(C) == 1 else None
-    if single is None or len(single) < SCAN_FROM or single.shape[0] != single.shape[1] or C.dtype.kind != "f":
-        return Dense(C)
-    xp = np if be is None else be.xp
-    weights = np.asarray(single[0] if be is None else be.host(single[0])).astype(float)
-    tolerance = 8 * float(np.finfo(C.dtype).eps) * float(np.abs(weights).max())
-    if not _is_toeplitz(single, weights, tolerance, xp):
-        return Dense(C)
-    found = _pattern(weights, tolerance)
+    found = recognised(C, numpy_whole if be is None else be)
     return Dense(C) if found is None else found
 
 
-def _is_toeplitz(C: Any, weights: np.ndarray, tolerance: float, xp: Any) -> bool:
-    n = len(C)
-    if abs(C[-1] - xp.asarray(weights[::-1].copy())).max() > tolerance:  # most arrays end here
-        return False
-    if xp is not np:
-        points = xp.arange(n)
-        return bool(abs(C - xp.asarray(weights)[abs(points[:, None] - points)]).max() <= tolerance)
-    weights = weights.astype(C.dtype)
-    rows = np.lib.stride_tricks.sliding_window_view(np.concatenate((weights[:0:-1], weights)), n)[::-1]
-    difference = np.empty((CHUNK, n), C.dtype)  # stays in the cache
-    for k in range(0, n, CHUNK):
-        d = np.subtract(C[k : k + CHUNK], rows[k : k + CHUNK], out=difference[: min(CHUNK, n - k)])
-        if not (d.max() <= tolerance and d.min() >= -tolerance):
-            return False
-    return True
+def recognised(C: Any, be: Any) -> Structure | None:
+    """The operator that an array is, up to rounding; None for an array like any other, or with entries that are no numbers."""
+    single = C if C.ndim == 2 else C[0] if C.ndim == 3 and len(C) == 1 else None
+    if single is None or len(single) < SCAN_FROM or single.shape[0] != single.shape[1] or C.dtype.kind != "f":
+        return None
+    first, last = (be.host(single[k]).astype(float) for k in (0, -1))
+    tolerance = 8 * float(np.finfo(C.dtype).eps) * float(np.abs(first).max())
+    if not np.isfinite(tolerance) or not np.abs(last - first[::-1]).max() <= tolerance:  # most arrays end here
+        return None
+    return _pattern(first, tolerance) if be.is_toeplitz(single, first, tolerance) else None
 
 
 def _pattern(weights: np.ndarray, tolerance: float) -> Structure | None:

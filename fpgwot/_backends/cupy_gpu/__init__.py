@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -84,6 +84,31 @@ class Gpu(StructureProducts):
                 self._kept.clear()
             self._kept[key] = self.cp.asarray(x)
         return self._kept[key]
+
+    def borrow(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array with anything in it."""
+        return self.cp.empty(shape, dtype)
+
+    def give_back(self, arrays: Iterable[Any]) -> None:
+        """CuPy's own pool keeps what is freed."""
+
+    def is_finite(self, a: Any) -> bool:
+        """Whether every entry is a number."""
+        cp = self.cp
+        return bool(cp.isfinite(a.sum(dtype=np.float64)) or cp.isfinite(a).all())
+
+    def is_toeplitz(self, C: Any, weights: np.ndarray, tolerance: float) -> bool:
+        """Whether |C_ij - weights[|i-j|]| is at most `tolerance` everywhere."""
+        points = self.cp.arange(len(C))
+        return bool((abs(C - self.cp.asarray(weights)[abs(points[:, None] - points)]) <= tolerance).all())
+
+    def outer(self, x: Any, y: Any, out: Any) -> Any:
+        """out_ij = x_i y_j, of each problem."""
+        return self.cp.multiply(x[:, :, None], y[:, None, :], out=out)
+
+    def plan_marginals(self, T: Any) -> tuple[Any, Any]:
+        """Row and column sums in float64."""
+        return T.sum(2, dtype=np.float64), T.sum(1, dtype=np.float64)
 
     def matmul(self, A: Any, B: Any, out: Any = None) -> Any:
         """Stacked matrix products by cuBLAS."""

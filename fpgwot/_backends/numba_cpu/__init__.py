@@ -6,13 +6,15 @@ import sys
 
 import numpy as np
 
-from .. import inner
+from .. import inner, numpy_whole
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from . import dual as _d
 from . import loop as _loop
 from . import scaling as _k
+from . import whole as _w
 from ._jit import both_forms, one_thread  # noqa: F401
 from ._jit import jit as compiled  # noqa: F401
+from ._memory import borrow, give_back  # noqa: F401
 from .cholesky import factor  # noqa: F401
 from .descent import descend  # noqa: F401
 from .direct import linear  # noqa: F401
@@ -36,11 +38,44 @@ xp = np
 matmul = np.matmul
 host = np.asarray
 factors = foresees = scans = True
+WHOLE_FROM = 2**16  # entries from which a read of a whole matrix earns what its kernel takes to compile
 LARGE = 200_000  # entries from which the passes of a batch outlast the calls: several threads share the rows of each problem
 
 
 def _work(K: np.ndarray, on: np.ndarray) -> int:
     return int(np.count_nonzero(on)) * K.shape[1] * K.shape[2]
+
+
+def is_finite(a: np.ndarray) -> bool:
+    if a.size < WHOLE_FROM:
+        return numpy_whole.is_finite(a)
+    part = np.empty(-(-a.size // _w.CHUNK))
+    _w.not_numbers(a.size, a.reshape(-1), part)
+    return not np.isnan(part).any()
+
+
+def is_toeplitz(C: np.ndarray, weights: np.ndarray, tolerance: float) -> bool:
+    if C.size < WHOLE_FROM:
+        return numpy_whole.is_toeplitz(C, weights, tolerance)
+    weights, part = weights.astype(C.dtype), np.empty(-(-len(C) // ROWS))
+    _w.lag_errors(C.size, C, np.concatenate((weights[:0:-1], weights)), C.dtype.type(tolerance), part)
+    return not part.any()
+
+
+def outer(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> np.ndarray:
+    if out.size < WHOLE_FROM:
+        return numpy_whole.outer(x, y, out)
+    _w.outer(out.size, np.ascontiguousarray(x, out.dtype), np.ascontiguousarray(y, out.dtype), out)
+    return out
+
+
+def plan_marginals(T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if T.size < WHOLE_FROM:
+        return numpy_whole.plan_marginals(T)
+    T, (B, n, m) = np.ascontiguousarray(T), T.shape
+    rows, cols = np.empty((B, n)), np.empty((B, m))
+    _w.marginals(2 * T.size, T, np.empty((B, -(-n // ROWS), m)), rows, cols)
+    return rows, cols
 
 
 _NONE = np.empty(0)
