@@ -98,17 +98,23 @@ def verdicts(rows: list[dict[str, Any]]) -> None:
 
 
 def interleaved(
-    calls: dict[str, Callable[[], Any]], repeats: int = 5, budget: float = 20.0, once_above: float = 10.0, compiles: str = ""
+    calls: dict[str, Callable[[], Any]],
+    repeats: int = 5,
+    budget: float = 20.0,
+    once_above: float = 10.0,
+    compiles: str = "",
+    least: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
     """First and later calls, timed in turn: {name: first, seconds (median), times, plan}.
 
     The first call of each (compilation, caches) is kept apart. Then rounds in which every method runs once, until `repeats`
     rounds are done or `budget` seconds are used; a method whose first call took more than `once_above` seconds runs no more,
     its first call is its time, unless it `compiles`. A call that raises becomes {"error": text}. Times are those of `CLOCK`;
-    limits are wall time.
+    limits are wall time. What takes less than `least` seconds is called so often in a row that it takes that long: on a busy
+    machine a single call of a millisecond is mostly chance.
     """
     out: dict[str, dict[str, Any]] = {}
-    running: list[str] = []
+    running: dict[str, int] = {}
     for name, call in calls.items():
         try:
             plan, seconds, wall = _timed(call)
@@ -117,14 +123,16 @@ def interleaved(
             continue
         out[name] = {"first": seconds, "times": [], "plan": plan}
         if wall <= once_above or name == compiles:
-            running.append(name)
+            running[name] = 1
+    for name in running if least > 0 else ():
+        running[name] = max(1, int(np.ceil(least / max(_timed(calls[name])[2], 1e-6))))
     begin = time.perf_counter()
     for turn in range(repeats):
         if turn > 0 and time.perf_counter() - begin > budget:
             break
-        for name in running:
+        for name, count in running.items():
             row = out[name]
-            row["plan"], seconds, _ = _timed(calls[name])
+            row["plan"], seconds, _ = _timed(calls[name], count)
             row["times"].append(seconds)
     for row in out.values():
         if "first" in row:
@@ -132,12 +140,14 @@ def interleaved(
     return out
 
 
-def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
+def _timed(call: Callable[[], Any], count: int = 1) -> tuple[Any, float, float]:
+    """The last result of `count` calls, and the mean of their seconds by the clock and on the wall."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start, wall = CLOCK(), time.perf_counter()
-        result = call()
-        return result, CLOCK() - start, time.perf_counter() - wall
+        for _ in range(count):
+            result = call()
+        return result, (CLOCK() - start) / count, (time.perf_counter() - wall) / count
 
 
 def rounded(z: Problem, T: np.ndarray) -> np.ndarray:

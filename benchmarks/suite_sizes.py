@@ -75,7 +75,7 @@ def run(full: bool, deadline: float, sizes: tuple[int, ...] | None = None) -> di
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                done = interleaved(calls, repeats=15 if n <= 64 else 7 if n <= 256 else 3, budget=limit / 3)
+                done = interleaved(calls, repeats=15 if n <= 64 else 7 if n <= 256 else 3, budget=limit / 3, least=0.01)
             group = []
             for name, out in done.items():
                 if "error" in out:

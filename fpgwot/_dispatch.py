@@ -87,12 +87,17 @@ def load_backend(name: str) -> Any:
     return module.backend(load_backend("numba").compiled) if name == "cupy" else module
 
 
+_OF_THE_HOST = {np.ndarray, type(None), float, int, bool, str}
+
+
 def on_callers_stream(function: Function) -> Function:
     """Run a public function on the device of its CUDA arrays, and on torch's current stream where they are tensors."""
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         if "torch" not in sys.modules and "cupy" not in sys.modules:
+            return function(*args, **options)
+        if all(type(x) in _OF_THE_HOST for x in (*args, *options.values())):
             return function(*args, **options)
         with contextlib.ExitStack() as stack:
             for x in _arrays((args, options)):

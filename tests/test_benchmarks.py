@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,19 @@ def test_interleaved_runs_in_turn_and_keeps_the_first_call_apart():
     assert order == list("ab" * 4)
     assert len(out["a"]["times"]) == 3
     assert out["a"]["seconds"] == np.median(out["a"]["times"])
+
+
+def test_short_calls_are_repeated_until_a_time_means_something(monkeypatch):
+    count = {"short": 0, "long": 0}
+
+    def call(name: str, seconds: float) -> None:
+        count[name] += 1
+        time.sleep(seconds)
+
+    out = measure.interleaved({"short": lambda: call("short", 0.001), "long": lambda: call("long", 0.03)}, 3, least=0.02)
+    assert count["long"] == 2 + 3
+    assert 2 + 3 * 5 <= count["short"] <= 2 + 3 * 20
+    assert 0.001 <= out["short"]["seconds"] < 0.01  # of one call
 
 
 def test_interleaved_reports_a_peer_that_fails_and_runs_slow_ones_once():
@@ -280,6 +294,39 @@ def test_the_readme_table_goes_between_its_markers(tmp_path):
     assert readme.read_text().endswith("after\n")
     readme.write_text("no markers")
     assert not report.into_readme(readme, {"rows": [row]})
+
+
+def test_a_row_of_the_goals_at_equal_accuracy():
+    z = small(16).but(reg=0.05)
+    plans = {
+        tol: np.asarray(fpgwot.solve(z.M, z.C1, z.C2, z.p, z.q, reg=0.05, alpha=z.alpha, tol=tol).plan) for tol in (1e-1, 1e-7)
+    }
+    good, off = plans[1e-7], plans[1e-7] * (1 + 0.01 * np.arange(16))
+
+    def slowly(plan: np.ndarray, seconds: float):
+        def call() -> np.ndarray:
+            time.sleep(seconds)
+            return plan
+
+        return call
+
+    def looser(tol: float):  # as loose as 1e-2 is too loose, 1e-3 is slow
+        return slowly(np.outer(z.p, z.q) if tol >= 1e-2 else good, 0.02 if tol == 1e-3 else 0.005)
+
+    tighter = {"2 steps": slowly(off, 0.03), "3 steps": slowly(good, 0.05), "4 steps": slowly(good, 0.1)}
+    row = suite_goals.compare("x", z, "OTT", 4.0, slowly(good, 0.02), slowly(off, 0.03), 5.0, "", looser, tighter)
+    assert row["setting_loose"] == "tol 0.0001"
+    assert row["setting_tight"] == "3 steps"
+    assert 1 < row["ratio"] < 2.2 < row["ratio_ours"] < 4 < row["ratio_theirs"]
+    assert not row["reached"]
+    assert row["reached_at_equal_accuracy"]
+    text = report.goals({"rows": [row]})
+    assert "at equal accuracy |" in text
+    assert "x (tol 0.0001) |" in text
+    assert "x (3 steps) |" in text
+    none = suite_goals.compare("x", z, "OTT", 1e9, lambda: good, lambda: good, 1.0, "", looser, {"2 steps": lambda: off})
+    assert none["ratio_ours"] is None
+    assert not none["reached_at_equal_accuracy"]
 
 
 def test_a_row_of_the_goals_tells_a_worse_plan_from_a_good_one():

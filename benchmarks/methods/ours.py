@@ -15,11 +15,11 @@ from . import Method
 NOTE = "certificate 1e-7 (float32: 1e-5), exact: Frank-Wolfe gap 1e-9"
 
 
-def solver(z: Problem, dtype: type = np.float64, backend: str = "auto") -> Callable[[], np.ndarray]:
+def solver(z: Problem, dtype: type = np.float64, backend: str = "auto", tol: float | None = None) -> Callable[[], np.ndarray]:
     """The call for one problem."""
     M, C1, C2, p, q = (None if x is None else x.astype(dtype) for x in (z.M, z.C1, z.C2, z.p, z.q))
     options = {k: v for k, v in z.options.items() if v is not None and (k != "loss" or z.loss != "square")}
-    return lambda: np.asarray(fpgwot.solve(M, C1, C2, p, q, **options, backend=backend, on_fail="ignore").plan)
+    return lambda: np.asarray(fpgwot.solve(M, C1, C2, p, q, **options, tol=tol, backend=backend, on_fail="ignore").plan)
 
 
 def warm_up() -> None:

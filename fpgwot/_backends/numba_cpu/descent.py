@@ -74,12 +74,20 @@ def _add_product(S1: np.ndarray, mu: np.ndarray, S2: np.ndarray, nu: np.ndarray,
 
 
 @helper
-def _add(X: np.ndarray, Y: np.ndarray) -> None:
-    """Y += X."""
-    for i in range(len(X)):
-        x, y = X[i], Y[i]
-        for j in range(len(x)):
-            y[j] += x[j]
+def _add_factors(L: np.ndarray, R: np.ndarray, A: np.ndarray) -> None:
+    """A += L' R, four terms of the sum at a time."""
+    k, n = L.shape
+    for i in range(n):
+        a = A[i]
+        for t in range(0, k - 3, 4):
+            l0, l1, l2, l3 = L[t, i], L[t + 1, i], L[t + 2, i], L[t + 3, i]
+            r0, r1, r2, r3 = R[t], R[t + 1], R[t + 2], R[t + 3]
+            for j in range(len(a)):
+                a[j] += l0 * r0[j] + l1 * r1[j] + l2 * r2[j] + l3 * r3[j]
+        for t in range(k - k % 4, k):
+            l0, r0 = L[t, i], R[t]
+            for j in range(len(a)):
+                a[j] += l0 * r0[j]
 
 
 @helper
@@ -87,7 +95,9 @@ def _nearest_plan(G: np.ndarray, weights: np.ndarray, by: int) -> tuple[np.ndarr
     """Every point of the hard side with its cheapest partner."""
     n, m = G.shape
     if by == BY_COLUMN:
-        code = nearest_rows(G) * m + np.arange(m)
+        code = nearest_rows(G)
+        for j in range(m):
+            code[j] = code[j] * m + j
         return in_order(code, weights, m, n, m)
     code = np.empty(n, np.int64)
     for i in range(n):
@@ -156,7 +166,7 @@ def descend(
         for part in range(1 + skew):
             X1, X2 = (S1, S2) if part == 0 else (K1, K2)
             L, R = _product_factors(code_D, x_D, before, entries, X1, X2)
-            _add(np.dot(L.T, R), A_D)
+            _add_factors(L, R, A_D)
         s1_D, s2_D = _squares(S1, K1, mu_D, is_square), _squares(S2, K2, nu_D, is_square)
         E_D = w * _pairing(code_D, x_D, s1_D, s2_D, A_D, kappa)
         curvature = E - 2.0 * w * _pairing(code_D, x_D, s1, s2, A, kappa) + E_D

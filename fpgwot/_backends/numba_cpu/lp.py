@@ -21,6 +21,14 @@ WORTH = 16  # each pass is a few operations an entry, between serial simplex cal
 
 
 @helper
+def _largest(x: np.ndarray) -> float:
+    top = 0.0
+    for t in range(len(x)):
+        top = max(top, abs(x[t]))
+    return top
+
+
+@helper
 def _insert(r: float, j: int, val: np.ndarray, idx: np.ndarray) -> None:
     """Insert (r, j) into the list of the smallest values, which is sorted."""
     t = len(val) - 1
@@ -59,7 +67,7 @@ def _gradient(
                     g[j] = t if allowed else FORBIDDEN
                     x = max(x, abs(t) if allowed else 0.0)
         top[b] = x
-    return top.max()
+    return _largest(top)
 
 
 def fgw_gradient(
@@ -226,20 +234,16 @@ def plan_pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray
     return float(_pairing(code, x, s1, s2, A, kappa))
 
 
-@helper
-def _largest(x: np.ndarray) -> float:
-    top = 0.0
-    for t in range(len(x)):
-        top = max(top, abs(x[t]))
-    return top
-
-
 @jit
 def _changes(
     code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, n: int, m: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     i, j, d = np.empty(len(x) + len(x0), np.int64), np.empty(len(x) + len(x0), np.int64), np.empty(len(x) + len(x0))
-    rows, cols = np.full(n, -1, np.int64), np.full(m, -1, np.int64)
+    rows, cols = np.empty(n, np.int64), np.empty(m, np.int64)
+    for r in range(n):
+        rows[r] = -1
+    for r in range(m):
+        cols[r] = -1
     drop = 4.0 * EPS * max(_largest(x), _largest(x0))
     a = b = t = 0
     while a < len(code) or b < len(code0):
@@ -298,14 +302,14 @@ def _product_factors(
     code: np.ndarray, x: np.ndarray, code0: np.ndarray, x0: np.ndarray, X1: np.ndarray, X2: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     i, j, d, rows, cols = _changes(code, x, code0, x0, len(X1), len(X2))
-    k = 0
+    k = np.int64(0)  # a literal 0 would have `_mixed_rows` compiled twice
     for r in range(len(rows)):
         k += rows[r] == 0
     for c in range(len(cols)):
         k -= cols[c] == 0
     by_row = k <= 0
     kept, group, X, Y = (rows, i, X1, X2) if by_row else (cols, j, X2, X1)
-    k = 0
+    k = np.int64(0)
     for r in range(len(kept)):
         if kept[r] == 0:
             kept[r] = k

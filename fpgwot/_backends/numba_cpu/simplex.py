@@ -155,6 +155,30 @@ def _nearest(g: np.ndarray, v: np.ndarray, m: int) -> tuple[float, int]:
 
 
 @helper
+def _in_rising_order(x: np.ndarray) -> np.ndarray:
+    """Indices that sort x, of equal ones the first first: by merging runs. Numba's own takes 2 s to compile."""
+    n = len(x)
+    order, merged = np.empty(n, np.int64), np.empty(n, np.int64)
+    for k in range(n):
+        order[k] = k
+    width = 1
+    while width < n:
+        for low in range(0, n, 2 * width):
+            i, middle, high = low, min(low + width, n), min(low + 2 * width, n)
+            j = middle
+            for k in range(low, high):
+                if i < middle and (j >= high or x[order[i]] <= x[order[j]]):
+                    merged[k] = order[i]
+                    i += 1
+                else:
+                    merged[k] = order[j]
+                    j += 1
+        order, merged = merged, order
+        width *= 2
+    return order
+
+
+@helper
 def _greedy(G: np.ndarray, a: np.ndarray, b: np.ndarray, mass: int, edges: np.ndarray, x: np.ndarray) -> int:
     """A basic plan of `mass` between the real points: rows in the order of their cheapest cost take what is cheapest."""
     n, m = G.shape
@@ -163,7 +187,9 @@ def _greedy(G: np.ndarray, a: np.ndarray, b: np.ndarray, mass: int, edges: np.nd
     for i in range(n):
         lowest[i] = _nearest(G[i], taken, m)[0]
     count = 0
-    for i in np.argsort(lowest, kind="mergesort"):
+    order = _in_rising_order(lowest)
+    for k in range(n):
+        i = order[k]
         mine = a[i]
         while mine > 0 and left > 0:
             j = _nearest(G[i], taken, m)[1]
@@ -221,7 +247,9 @@ def _plant(
             arcs[fill[k]] = t
             fill[k] += 1
     tree[:] = -1
-    known = np.full(cols, -np.inf)  # potentials of the columns reached so far
+    known = np.empty(cols)  # potentials of the columns reached so far
+    for k in range(cols):
+        known[k] = -np.inf
     root = rows + cols - 1
     for first in range(rows + 1):
         top = root if first == 0 else first - 1
@@ -442,6 +470,22 @@ def _wall(pi: np.ndarray, top: float) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------- basis and plan
+@helper
+def _total(x: np.ndarray) -> float:
+    total = 0.0
+    for k in range(len(x)):
+        total = add(total, x[k])
+    return total
+
+
+@helper
+def _are_equal(x: np.ndarray) -> bool:
+    same = True
+    for k in range(1, len(x)):
+        same = same and x[k] == x[0]
+    return same
+
+
 @jit
 def _basis(
     p: np.ndarray, q: np.ndarray, mass: float, spare_p: bool, spare_q: bool
@@ -451,18 +495,22 @@ def _basis(
     The dummies take up what is left over, else it is spread over the columns.
     """
     n, m = len(p), len(q)
-    unit = 2.0 ** (np.ceil(np.log2(max(p.sum(), q.sum()))) - 60.0)
+    unit = 2.0 ** (np.ceil(np.log2(max(_total(p), _total(q)))) - 60.0)
     a, b = np.empty(n + spare_q, np.int64), np.empty(m + spare_p, np.int64)
     for i in range(n):
         a[i] = max(1, np.int64(np.rint(p[i] / unit)))
     for j in range(m):
         b[j] = max(1, np.int64(np.rint(q[j] / unit)))
-    A, B = a[:n].sum(), b[:m].sum()
+    A = B = np.int64(0)
+    for i in range(n):
+        A += a[i]
+    for j in range(m):
+        B += b[j]
     whole = min(np.int64(np.rint(mass / unit)), A, B)
     if spare_p and spare_q:
         for w in (a[:n], b[:m]):  # a mass that is a multiple of equal weights up to rounding is one: no crumbs
             near = (whole + w[0] // 2) // w[0] * w[0]
-            if w.min() == w.max() and abs(near - whole) <= 1024 and near <= min(A, B):
+            if _are_equal(w) and abs(near - whole) <= 1024 and near <= min(A, B):
                 whole = near
                 break
     elif spare_p:
@@ -483,7 +531,10 @@ def _basis(
     if spare_p:
         b[m] = A - whole
     N = len(a) + len(b)
-    weights, tree = np.zeros(N), np.full((5, N), -1, np.int32)
+    weights, tree = np.zeros(N), np.empty((5, N), np.int32)
+    for i in range(5):
+        for k in range(N):
+            tree[i, k] = -1
     copy(p, weights[:n])
     copy(q, weights[len(a) : len(a) + m])
     return a, b, weights, whole, unit, tree, np.zeros(N, np.int64), np.zeros(N)
@@ -523,8 +574,10 @@ def read_plan(
     n: int, m: int, rows: int, weights: np.ndarray, unit: float, tree: np.ndarray, flow: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sorted codes and entries of the flow between real points; less than rounding of the total is none."""
-    code, x, t = np.empty(n + m, np.int64), np.empty(n + m), 0
-    smallest = flow.max()
+    code, x, t = np.empty(n + m, np.int64), np.empty(n + m), np.int64(0)  # a literal 0 would have `in_order` compiled twice
+    smallest = flow[0]
+    for k in range(len(flow)):
+        smallest = max(smallest, flow[k])
     for k in range(len(weights)):
         if weights[k] > 0.0:
             smallest = min(smallest, np.int64(weights[k] / unit))
