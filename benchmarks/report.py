@@ -60,10 +60,10 @@ def where(content: dict[str, Any]) -> str:
 
 GOALS = """Both in one process, in turn; medians. The ratio is peer's time over ours, both with their defaults.
 
-Some peers stop far from the marginals by default; these are compared at equal accuracy as well. At the peer's accuracy: ours with
-the fastest tolerance whose plan is no worse than the peer's in objective and marginals (ours hold to 1e-6, in float32 to 2e-5, at
-any tolerance). At ours: the peer with the loosest of its settings whose plan meets the marginals to 1e-4; empty where none of those
-tried does (ASOT up to 400 steps, `ot.batch` up to 5,000 inner steps)."""
+Some peers stop far from the marginals by default; these are compared at equal accuracy as well. At the peer's accuracy: ours
+with the fastest tolerance whose plan is no worse than the peer's in objective and marginals (ours hold to 1e-6, in float32 to
+2e-5, at any tolerance). At ours: the peer with the loosest of its settings whose plan meets the marginals to 1e-4; empty where
+none of those tried does (ASOT up to 400 steps, `ot.batch` up to 5,000 inner steps)."""
 
 
 def goals(content: dict[str, Any]) -> str:
