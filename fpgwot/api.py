@@ -141,8 +141,9 @@ def solve(
     Notes
     -----
     Each outer iteration costs one gradient, O(n^2 m + n m^2) for dense structures and O(n m) for temporal ones, and a few dozen
-    reads of an n x m array (exact: one linear program, a few reads; with a finite tau: an entropic solve). Sources: Peyre,
-    Cuturi, Solomon (2016), Vayer et al. (2019), Chapel, Alaya, Gasso (2020), Chizat et al. (2018), Xie et al. (2020).
+    reads of an n x m array (exact: one linear program, a few reads; with a finite tau: an entropic solve). On the CPU work arrays
+    (128 MB at most, in all) are kept for the next call. Sources: Peyre, Cuturi, Solomon (2016), Vayer et al. (2019), Chapel,
+    Alaya, Gasso (2020), Chizat et al. (2018), Xie et al. (2020).
 
     Examples
     --------
