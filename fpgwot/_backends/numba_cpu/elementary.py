@@ -146,7 +146,9 @@ def _add(typingctx, total, x):  # type: ignore[no-untyped-def]
 add: Any = _add  # with its two arguments, as kernels call it
 
 
-# LLVM does not turn the minimum of a loop into vector instructions, and each waits for the last: eight of them side by side.
+# LLVM does not turn the minimum of a loop into vector instructions, and each waits for the last: eight of them side by side, or
+# as many as make the loop over them one of vectors.
+WINDOW = 256
 
 
 @_strict
@@ -162,8 +164,16 @@ def smallest(x, n):  # type: ignore[no-untyped-def]
 
 
 @_strict
-def largest(x, n):  # type: ignore[no-untyped-def]
-    """The maximum of x[:n], n > 0."""
+def largest(x, n, w):  # type: ignore[no-untyped-def]
+    """The maximum of x[:n], n > 0; w takes WINDOW entries, those of x are kept."""
+    if n >= 2 * WINDOW:
+        for k in range(WINDOW):
+            w[k] = x[n - WINDOW + k]
+        for start in range(0, n - WINDOW, WINDOW):
+            first = np.uint64(start)
+            for k in range(np.uint64(0), np.uint64(WINDOW)):
+                w[k] = max(w[k], x[first + k])
+        x, n = w, WINDOW
     a = b = c = d = e = f = g = h = x[0]
     for j in range(0, n - 7, 8):
         a, b, c, d = max(a, x[j]), max(b, x[j + 1]), max(c, x[j + 2]), max(d, x[j + 3])

@@ -12,7 +12,7 @@ from numba import prange
 
 from .. import _protocol as ix
 from ._jit import helper, jit, kernel
-from .elementary import add, exp, largest, log, smallest
+from .elementary import WINDOW, add, exp, largest, log, smallest
 from .structured import rows4_of_distances
 
 STRIP = 1024  # columns whose sums may be taken in float32
@@ -317,7 +317,7 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # typ
         ie, be = real(1 / S[b, ix.EPS]), real(beta[b])
         tau = S[b, ix.TAU1] / S[b, ix.EPS]
         rho = tau / (1 + tau) if tau < np.inf else 1.0
-        g, h = C[b, ix.G], C[b, ix.G, m]
+        g, h, window = C[b, ix.G], C[b, ix.G, m], np.empty(WINDOW, T.dtype)
         for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, nb)):
             ell, gr, t, t0 = L[b, i], grad[b, i], T[b, i], T0[b, i]
             if moved:
@@ -332,11 +332,14 @@ def kernel_matrix(L, grad, T, T0, R, C, S, size, beta, fresh, on, moved):  # typ
             fi, total = R[b, ix.F, i] + h, 0.0
             for j in range(mb):
                 t[j] = max(real(fi + g[j]) - ie * ell[j], real(-1e30))
-            top = largest(t, mb)
-            for j in range(mb):
-                x = exp(t[j] - top)
-                t[j] = x
-                total = add(total, x)
+            top = largest(t, mb, window)
+            for j0 in range(0, mb, STRIP):
+                part = real(0)
+                for j in range(np.uint64(j0), np.uint64(min(j0 + STRIP, mb))):
+                    x = exp(t[j] - top)
+                    t[j] = x
+                    part = add(part, x)
+                total += part
             change = _row_update(R[b, ix.LOG_P, i], top + np.log(total), R[b, ix.F, i], rho, S[b, ix.CAP1])
             scale = real(np.exp(min(change + top, ix.DRIFT)))
             least = tiny / min(scale, real(1))  # no denormal numbers: each costs a hundred others
