@@ -13,6 +13,7 @@ from fpgwot._backends import _protocol as ix
 from fpgwot._backends import numba_cpu as numba_be
 from fpgwot._backends import numpy_ref as numpy_be
 from fpgwot._backends.numba_cpu import _memory, dual, elementary, lp, scaling, whole
+from fpgwot._validate import make_problem
 
 B, N, K = 3, 37, 41  # more rows than one work item (32) and than a group of 4; odd, so that no loop comes out even
 SIZE = np.array([[37, 41], [33, 5], [4, 38]], np.int64)
@@ -475,6 +476,25 @@ def test_sums_products_and_checks_of_whole_matrices(size, dtype, be):
             bad = T.copy()
             bad[at] = wrong
             assert not be.is_finite(bad)
+    for at in (whole.CHUNK - 1, whole.CHUNK, T.size - 1):  # the seams of the chunks
+        bad = T.reshape(-1).copy()
+        bad[min(at, T.size - 1)] = np.nan
+        assert not be.is_finite(bad.reshape(T.shape))
+
+
+@pytest.mark.parametrize("rule", [{"m": 0.5}, {"m": None}, {"m": None, "tau": (0.3, 0.8)}], ids=("partial", "balanced", "kl"))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_marginals_of_the_product_plan_are_those_of_its_matrix(dtype, rule):
+    rng, (n, m) = np.random.default_rng(0), (30, 40)
+    p, q = (x / x.sum(1)[:, None] * 1.5 for x in (rng.random((2, n)), rng.random((2, m))))
+    q = q * (1.0 if rule == {"m": None} else 1.3)
+    options = dict.fromkeys(("reg_rel", "reference", "normalize", "mask"))
+    M = rng.random((2, n, m)).astype(dtype)
+    problem = make_problem(
+        numba_be, M, None, None, p, q, alpha=0.0, loss="square", reg=0.1, tau=rule.get("tau"), m=rule["m"], **options
+    ).problem
+    for found, want in zip(problem.product_marginals(), numpy_be.plan_marginals(problem.product_plan()), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-12 if dtype == np.float64 else 1e-6)
 
 
 @pytest.mark.parametrize("be", [numpy_be, numba_be], ids=lambda be: be.name)
