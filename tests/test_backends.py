@@ -512,6 +512,21 @@ def test_toeplitz_matrices_are_told_by_every_entry(n, dtype, be):
             assert be.is_toeplitz(D, weights.astype(float), 1e-3) is same
 
 
+def test_no_kernel_is_compiled_for_arrays_of_another_kind():
+    C = abs(np.subtract.outer(np.arange(300.0), np.arange(300.0)))
+    kernels = [
+        getattr(one, form) for one in (whole.not_numbers, whole.lag_errors, whole.marginals) for form in ("serial", "parallel")
+    ]
+    before = [len(k.overloads) for k in kernels]
+    fixed = C.copy()
+    fixed.flags.writeable = False
+    for x in (C.astype(np.float16), C.astype(np.longdouble), C.astype(int), fixed, C[::-1, ::-1]):
+        assert numba_be.is_finite(x)
+        assert numba_be.is_toeplitz(x, C[0], 1e-3)
+        np.testing.assert_allclose(numba_be.plan_marginals(x[None])[0][0], C.sum(1), rtol=1e-3)
+    assert [len(k.overloads) for k in kernels] == before
+
+
 def test_memory_of_one_solve_serves_the_next_and_never_a_result(monkeypatch):
     rng, n = np.random.default_rng(0), 400
     monkeypatch.setattr(_memory, "_free", [])

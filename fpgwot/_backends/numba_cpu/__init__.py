@@ -46,8 +46,13 @@ def _work(K: np.ndarray, on: np.ndarray) -> int:
     return int(np.count_nonzero(on)) * K.shape[1] * K.shape[2]
 
 
+def _has_kernel(a: np.ndarray) -> bool:
+    """Large, and of a kind that kernels are compiled for: they would be once more for a read-only array."""
+    return a.size >= WHOLE_FROM and a.dtype in (np.float32, np.float64) and a.flags.c_contiguous and a.flags.writeable
+
+
 def is_finite(a: np.ndarray) -> bool:
-    if a.size < WHOLE_FROM:
+    if not _has_kernel(a):
         return numpy_whole.is_finite(a)
     part = np.empty(-(-a.size // _w.CHUNK))
     _w.not_numbers(a.size, a.reshape(-1), part)
@@ -55,7 +60,7 @@ def is_finite(a: np.ndarray) -> bool:
 
 
 def is_toeplitz(C: np.ndarray, weights: np.ndarray, tolerance: float) -> bool:
-    if C.size < WHOLE_FROM:
+    if not _has_kernel(C):
         return numpy_whole.is_toeplitz(C, weights, tolerance)
     weights, part = weights.astype(C.dtype), np.empty(-(-len(C) // ROWS))
     _w.lag_errors(C.size, C, np.concatenate((weights[:0:-1], weights)), C.dtype.type(tolerance), part)
@@ -70,9 +75,9 @@ def outer(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def plan_marginals(T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if T.size < WHOLE_FROM:
+    if not _has_kernel(T):
         return numpy_whole.plan_marginals(T)
-    T, (B, n, m) = np.ascontiguousarray(T), T.shape
+    B, n, m = T.shape
     rows, cols = np.empty((B, n)), np.empty((B, m))
     _w.marginals(2 * T.size, T, np.empty((B, -(-n // ROWS), m)), rows, cols)
     return rows, cols
