@@ -8,7 +8,8 @@ from emulator import build
 from emulator.standin import Standin
 from emulator.standin import ndarray as DeviceArray
 
-from fpgwot import LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, _dispatch, align, solve, solve_batch
+from fpgwot import Dense, LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, _dispatch
+from fpgwot import align, as_structure, solve, solve_batch
 from fpgwot._backends import _protocol
 from fpgwot._backends.cupy_gpu import Gpu
 
@@ -236,3 +237,29 @@ def test_the_caller_stays_on_the_cpu_by_default():
     assert _dispatch.resolve([np.ones(2)], "auto")[1] == "cpu"
     with pytest.raises(ValueError, match="unknown backend"):
         _dispatch.resolve([np.ones(2)], "gpu")
+
+
+def test_structures_and_weights_of_the_host_are_checked_there(gpu, problem):
+    """CuPy's functions refuse arrays of NumPy."""
+    M, C1, C2 = problem
+    expected, found = both(gpu, M, Dense(C1), Dense(C2), reg=0.05)
+    agree(expected, found)
+    for value in (np.nan, np.inf):
+        wrong = C1.copy()
+        wrong[3, 4] = wrong[4, 3] = value
+        with pytest.raises(ValueError, match=r"C1 has NaN or infinite entries \(first at \(0, 3, 4\)\)"):
+            solve(gpu.cp.asarray(M), Dense(wrong), Dense(C2), reg=0.05, backend=gpu)
+    p = np.full(N, 1 / N)
+    p[5] = np.nan
+    with pytest.raises(ValueError, match="p has NaN or infinite entries"):
+        solve(gpu.cp.asarray(M), gpu.cp.asarray(C1), gpu.cp.asarray(C2), gpu.cp.asarray(p), reg=0.05, backend=gpu)
+
+
+def test_patterns_are_recognised_on_the_device(gpu):
+    lag = np.abs(np.subtract.outer(np.arange(200.0), np.arange(200.0)))
+    assert isinstance(as_structure(gpu.cp.asarray(lag), gpu), PowerDistance)
+    bent = lag.copy()
+    bent[100, 7] += 1e-9
+    assert isinstance(as_structure(gpu.cp.asarray(bent), gpu), Dense)
+    with pytest.raises(TypeError):  # what `nn` did
+        as_structure(gpu.cp.asarray(lag))

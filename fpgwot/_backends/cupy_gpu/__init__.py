@@ -93,8 +93,8 @@ class Gpu(StructureProducts):
         """CuPy's own pool keeps what is freed."""
 
     def is_finite(self, a: Any) -> bool:
-        """Whether every entry is a number."""
-        return bool(self.cp.isfinite(a).all())
+        """Whether every entry is a number; of an array of the host as well, which CuPy's functions refuse."""
+        return bool((self.cp if isinstance(a, self.cp.ndarray) else np).isfinite(a).all())
 
     def is_toeplitz(self, C: Any, weights: np.ndarray, tolerance: float) -> bool:
         """Whether |C_ij - weights[|i-j|]| is at most `tolerance` everywhere."""
