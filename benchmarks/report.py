@@ -81,7 +81,7 @@ def goals(content: dict[str, Any]) -> str:
                     r["work"], r["peer"], f"{r['goal']:g}x", f"{times(r['ratio'])}x", _equal(r, "ratio_theirs", "setting_loose"),
                     _equal(r, "ratio_ours", "setting_tight"), verdict, duration(r["seconds_ours"]),
                     duration(r["seconds_peer"]), f"{r['value_ours']:.7g} / {number(r['value_peer'], '.7g')}",
-                    f"{r['violation_ours']:.0e} / {r['violation_peer']:.0e}", r["note"],
+                    f"{number(r['violation_ours'], '.0e')} / {number(r['violation_peer'], '.0e')}", r["note"],
                 ]
             )  # fmt: skip
     head = [

@@ -24,14 +24,12 @@ import numpy as np
 
 import fpgwot
 
-from .measure import FEASIBLE, interleaved, judge
+from .measure import ERRORS, FEASIBLE, interleaved, judge
 from .problems import Problem, graph_problem, problem_t, random_problem, segmentation_problem
 
 BATCH, SMALL = 128, 32
 ASOT_STEPS = (25, 50, 100, 200, 400)
 OTT_THRESHOLDS = ((1e-4, 1e-3), (1e-5, 1e-3), (1e-5, 1e-5), (1e-6, 1e-6))  # inner, outer
-
-
 LOOSE = (1e-1, 1e-2, 1e-3, 1e-4)  # tolerances of ours that are tried at a peer's accuracy
 FEASIBLE_OURS = 1e-4  # violation that ours may have: what the package promises in float32
 
@@ -60,14 +58,15 @@ def compare(
     row: dict[str, Any] = {"work": work, "peer": peer, "goal": goal, "note": note}
     if any("error" in out for out in done.values()):
         return row | {"error": "; ".join(f"{k}: {out['error']}" for k, out in done.items() if "error" in out)}
+    found = {name: _judged(z, out["plan"]) for name, out in done.items()}
     for name, out in done.items():
-        row |= {f"{k}_{name}": x for k, x in _judged(z, out["plan"]).items()}
+        row |= {f"{k}_{name}": x for k, x in found[name].items()}
         row |= {f"seconds_{name}": out["seconds"], f"runs_{name}": max(1, len(out["times"]))}
     row |= {f"setting_{name}": setting for name, (setting, _) in equal.items()}
     row["ratio"] = row["seconds_peer"] / row["seconds_ours"]
     row["ratio_theirs"] = row["seconds_peer"] / row["seconds_loose"] if "loose" in equal else None
     row["ratio_ours"] = row["seconds_tight"] / row["seconds_ours"] if "tight" in equal else None
-    worse = row["value_ours"] > row["value_peer"] + slack * max(abs(row["value_peer"]), 1e-3)
+    worse = _is_worse(found["ours"], found["peer"], slack)
     fair = row["violation_peer"] <= FEASIBLE
     feasible = row["violation_ours"] <= FEASIBLE_OURS
     row["objective"] = (
@@ -75,7 +74,9 @@ def compare(
     )
     is_fair = row["objective"] in ("no worse", "peer infeasible")
     row["reached"] = bool(row["ratio"] >= goal and is_fair)
-    row["reached_at_equal_accuracy"] = bool(is_fair and max(row["ratio_theirs"] or 0, row["ratio_ours"] or 0) >= goal)
+    is_fair_there = "tight" in equal and not _is_worse(found["ours"], found["tight"], slack)
+    at_equal = max(row["ratio_theirs"] or 0, row["ratio_ours"] if is_fair_there else 0)
+    row["reached_at_equal_accuracy"] = bool(is_fair and at_equal >= goal)
     return row
 
 
@@ -91,23 +92,34 @@ def _at_equal_accuracy(
 ) -> dict[str, tuple[str, Callable[[], Any]]]:
     """ "loose", our fastest call no worse than the peer's plan, and "tight", the peer's loosest that is as feasible as ours."""
     equal: dict[str, tuple[str, Callable[[], Any]]] = {}
-    if looser is not None:
-        peer, fit = _judged(z, theirs()), {}
-        for tol in LOOSE:
-            call = looser(tol)
-            mine = _judged(z, call())
-            limit = peer["value"] + slack * max(abs(peer["value"]), 1e-3)
-            if mine["violation"] <= peer["violation"] and mine["value"] <= limit:
-                fit[f"tol {tol:g}"] = call
+    peer = None if looser is None else _tried(z, theirs)
+    if looser is not None and peer is not None:
+        calls = {f"tol {tol:g}": looser(tol) for tol in LOOSE}
+        fit = {
+            setting: call for setting, call in calls.items()
+            if (mine := _tried(z, call)) and mine["violation"] <= peer["violation"] and not _is_worse(mine, peer, slack)
+        }  # fmt: skip
         if fit:
             seconds = {k: out["seconds"] for k, out in interleaved(fit, repeats=5, budget=5, least=0.01).items()}
             best = min(seconds, key=lambda k: seconds[k])
             equal["loose"] = best, fit[best]
     for setting, call in (tighter or {}).items():
-        if _judged(z, call())["violation"] <= FEASIBLE_OURS:
+        if (found := _tried(z, call)) and found["violation"] <= FEASIBLE_OURS:
             equal["tight"] = setting, call
             break
     return equal
+
+
+def _tried(z: Any, call: Callable[[], Any]) -> dict[str, float] | None:
+    """The judgement of a call's plan; None where it raises, which its row reports."""
+    try:
+        return _judged(z, call())
+    except ERRORS:
+        return None
+
+
+def _is_worse(mine: dict[str, float], other: dict[str, float], slack: float) -> bool:
+    return mine["value"] > other["value"] + slack * max(abs(other["value"]), 1e-3)
 
 
 def _ours(z: Problem, dtype: type = np.float64, tol: float | None = None) -> Callable[[], Any]:

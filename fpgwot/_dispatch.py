@@ -95,9 +95,8 @@ def on_callers_stream(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        if "torch" not in sys.modules and "cupy" not in sys.modules:
-            return function(*args, **options)
-        if all(type(x) in _OF_THE_HOST for x in (*args, *options.values())):
+        no_cuda = "torch" not in sys.modules and "cupy" not in sys.modules
+        if no_cuda or all(type(x) in _OF_THE_HOST for x in (*args, *options.values())):
             return function(*args, **options)
         with contextlib.ExitStack() as stack:
             for x in _arrays((args, options)):

@@ -12,7 +12,7 @@ from fpgwot import solve
 from fpgwot._backends import _protocol as ix
 from fpgwot._backends import numba_cpu as numba_be
 from fpgwot._backends import numpy_ref as numpy_be
-from fpgwot._backends.numba_cpu import _memory, dual, elementary, lp, scaling, whole
+from fpgwot._backends.numba_cpu import _memory, dual, elementary, lp, scaling, simplex, whole
 from fpgwot._validate import make_problem
 
 B, N, K = 3, 37, 41  # more rows than one work item (32) and than a group of 4; odd, so that no loop comes out even
@@ -602,7 +602,48 @@ def test_serial_and_parallel_forms_are_equal_and_so_are_one_and_two_threads(form
     np.testing.assert_array_equal(plans["parallel", 1], plans["parallel", min(2, threads)])
 
 
-# ------------------------------------------------------------------------------------------------------------- exp and log
+# --------------------------------------------------------------------------------------------------- exp, log, order, maximum
+
+
+@njit
+def _largest(x, n, w):
+    return elementary.largest(x, n, w)
+
+
+@njit
+def _order(x):
+    return simplex._in_rising_order(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_largest_of_the_first_entries(dtype):
+    rng, room = np.random.default_rng(0), np.full(elementary.WINDOW, np.inf, dtype)
+    for n in (*range(1, 20), *(k * elementary.WINDOW + d for k in (1, 2, 3, 7) for d in (-1, 0, 1, 100))):
+        for where in {0, n // 3, n // 2, n - 1}:
+            x = rng.normal(size=n + 20).astype(dtype)
+            x[where], x[n:] = 9, 99
+            before = x.copy()
+            assert _largest(x, n, room) == 9
+            np.testing.assert_array_equal(x, before)
+
+
+def test_rising_order_is_stable():
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 2, 3, 7, 64, 65, 300):
+        for x in (rng.normal(size=n), rng.integers(0, 5, n).astype(float), np.full(n, np.inf), np.arange(n) * -1.0):
+            np.testing.assert_array_equal(_order(x), np.argsort(x, kind="stable"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [scaling.STRIP - 1, 2 * scaling.STRIP + 3])
+def test_kernels_wider_than_a_strip(width, dtype):
+    size, kernels = np.array([[5, width]], np.int64), []
+    for be in (numpy_be, numba_be):
+        x = State("partial", dtype, size=size)
+        kernel(be, x)
+        kernels.append((x.T, x.s.f.copy()))
+    np.testing.assert_allclose(kernels[1][0], kernels[0][0], rtol=TOLERANCE[dtype])
+    np.testing.assert_allclose(kernels[1][1], kernels[0][1], rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @njit

@@ -324,6 +324,20 @@ def test_a_row_of_the_goals_at_equal_accuracy():
     assert "at equal accuracy |" in text
     assert "x (tol 0.0001) |" in text
     assert "x (3 steps) |" in text
+    lower = slowly(np.asarray(fpgwot.solve(z.M, z.C1, z.C2, z.p, z.q, alpha=z.alpha).plan), 0.2)
+    cheap = z.but(reg=1e-9)  # by which the vertex is better than our plan: a ratio against it says nothing
+    unfair = suite_goals.compare(
+        "x", cheap, "OTT", 4.0, slowly(good, 0.02), slowly(good, 0.03), 5.0, "", None, {"9 steps": lower}
+    )
+    assert unfair["ratio_ours"] > 4
+    assert not unfair["reached_at_equal_accuracy"]
+
+    def fails() -> None:
+        raise ValueError("not today")
+
+    assert (
+        "not today" in suite_goals.compare("x", z, "OTT", 1.0, lambda: good, fails, 1.0, "", looser, {"2 steps": fails})["error"]
+    )
     none = suite_goals.compare("x", z, "OTT", 1e9, lambda: good, lambda: good, 1.0, "", looser, {"2 steps": lambda: off})
     assert none["ratio_ours"] is None
     assert not none["reached_at_equal_accuracy"]

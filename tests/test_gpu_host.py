@@ -8,8 +8,19 @@ from emulator import build
 from emulator.standin import Standin
 from emulator.standin import ndarray as DeviceArray
 
-from fpgwot import Dense, LaplaceKernel, LowRank, PointCloud, PowerDistance, Toeplitz, _dispatch
-from fpgwot import align, as_structure, solve, solve_batch
+from fpgwot import (
+    Dense,
+    LaplaceKernel,
+    LowRank,
+    PointCloud,
+    PowerDistance,
+    Toeplitz,
+    _dispatch,
+    align,
+    as_structure,
+    solve,
+    solve_batch,
+)
 from fpgwot._backends import _protocol
 from fpgwot._backends.cupy_gpu import Gpu
 
