@@ -44,6 +44,7 @@ KINDS = {
     "window": lambda n: Toeplitz(np.where(np.arange(n) <= n // 5, 2.0, 0.0)),
     "window hollow": lambda n: Toeplitz(np.where((np.arange(n) <= 40) & (np.arange(n) > 0), 1.0, 0.0)),
     "constant": lambda n: Toeplitz(np.full(n, 3.0)),
+    "others": lambda n: Toeplitz(1.0 - np.eye(n)[0]),
     "zero": lambda n: Toeplitz(np.zeros(n)),
     "band": lambda n: Toeplitz(np.where(np.arange(n) < 10, rough(n), 0.0)),
     "fft": lambda n: Toeplitz(rough(n)),

@@ -421,12 +421,55 @@ def toeplitz_matmul(X, weights, axis, out=None):  # type: ignore[no-untyped-def]
     X, Y = _ready(X, out)
     weights = np.ascontiguousarray(weights, dtype=float)
     width = len(weights) - 1
-    if width > 0 and (weights[1:] == weights[1]).all():
-        run, work = (_window_down, _window_along)[axis], 3 * X.size
+    if width == 0 or (weights[1:] != weights[1]).any():
+        (_band_down, _band_along)[axis]((1 + width) * X.size, X, weights, Y)
+    elif width < X.shape[1 + axis] - 1:
+        (_window_down, _window_along)[axis](3 * X.size, X, weights, Y)
+    elif axis:
+        _whole_along(2 * X.size, X, weights, Y)
     else:
-        run, work = (_band_down, _band_along)[axis], (1 + width) * X.size
-    run(work, X, weights, Y)
+        _whole_down(3 * X.size, X, weights, _width(X), Y)
     return _done(Y, out)
+
+
+# Every window is the whole line, as for 1 - I: one plain sum.
+
+
+@kernel
+def _whole_down(X, weights, width, out):  # type: ignore[no-untyped-def]
+    B, n, m = X.shape
+    strips, on, off = (m + width - 1) // width, weights[0] - weights[1], weights[1]
+    real = X.dtype.type
+    for item in prange(B * strips):
+        b, j0 = item // strips, item % strips * width
+        w = min(width, m - j0)
+        s = np.zeros(w)
+        for i in range(n):
+            x = X[b, i, j0 : j0 + w]
+            for j in range(w):
+                s[j] += x[j]
+        for j in range(w):
+            s[j] *= off
+        for i in range(n):
+            x, y = X[b, i, j0 : j0 + w], out[b, i, j0 : j0 + w]
+            for j in range(w):
+                y[j] = real(s[j] + on * x[j])
+
+
+@kernel
+def _whole_along(X, weights, out):  # type: ignore[no-untyped-def]
+    B, m, n = X.shape
+    items, on, off = (m + ROWS - 1) // ROWS, weights[0] - weights[1], weights[1]
+    real = X.dtype.type
+    for item in prange(B * items):
+        b, start = item // items, item % items * ROWS
+        for i in range(start, min(start + ROWS, m)):
+            x, y, s = X[b, i], out[b, i], 0.0
+            for j in range(n):
+                s = add(s, x[j])
+            s *= off
+            for j in range(n):
+                y[j] = real(s + on * x[j])
 
 
 # Down the rows a window sum is the end of one block of 2 width + 1 entries and the start of the next: sums from the border of the
