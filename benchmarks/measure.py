@@ -104,6 +104,7 @@ def interleaved(
     once_above: float = 10.0,
     compiles: str = "",
     least: float = 0.0,
+    settle: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
     """First and later calls, timed in turn: {name: first, seconds (median), times, plan}.
 
@@ -111,10 +112,12 @@ def interleaved(
     rounds are done or `budget` seconds are used; a method whose first call took more than `once_above` seconds runs no more,
     its first call is its time, unless it `compiles`. A call that raises becomes {"error": text}. Times are those of `CLOCK`;
     limits are wall time. What takes less than `least` seconds is called so often in a row that it takes that long: on a busy
-    machine a single call of a millisecond is mostly chance.
+    machine a single call of a millisecond is mostly chance. What takes less than `settle` seconds is called once untimed before
+    each measurement: threads of the library that ran before spin on for a while (OpenBLAS's for 30 ms).
     """
     out: dict[str, dict[str, Any]] = {}
     running: dict[str, int] = {}
+    settles: set[str] = set()
     for name, call in calls.items():
         try:
             plan, seconds, wall = _timed(call)
@@ -124,14 +127,19 @@ def interleaved(
         out[name] = {"first": seconds, "times": [], "plan": plan}
         if wall <= once_above or name == compiles:
             running[name] = 1
-    for name in running if least > 0 else ():
-        running[name] = max(1, int(np.ceil(least / max(_timed(calls[name])[2], 1e-6))))
+    for name in running if least > 0 or settle > 0 else ():
+        wall = _timed(calls[name])[2]
+        running[name] = max(1, int(np.ceil(least / max(wall, 1e-6))))
+        if wall < settle:
+            settles.add(name)
     begin = time.perf_counter()
     for turn in range(repeats):
         if turn > 0 and time.perf_counter() - begin > budget:
             break
         for name, count in running.items():
             row = out[name]
+            if name in settles:
+                _timed(calls[name])
             row["plan"], seconds, _ = _timed(calls[name], count)
             row["times"].append(seconds)
     for row in out.values():

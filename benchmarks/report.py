@@ -58,7 +58,8 @@ def where(content: dict[str, Any]) -> str:
     )
 
 
-GOALS = """Both in one process, in turn; medians. The ratio is peer's time over ours, both with their defaults.
+GOALS = """Both in one process, in turn; medians. The ratio is peer's time over ours, both with their defaults. What takes less
+than a second is called once untimed before each measurement: threads that the other library left spinning are not its cost.
 
 Some peers stop far from the marginals by default; these are compared at equal accuracy as well. At the peer's accuracy: ours
 with the fastest tolerance whose plan is no worse than the peer's in objective and marginals (ours hold to 1e-6, in float32 to

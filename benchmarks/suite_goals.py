@@ -54,7 +54,7 @@ def compare(
     calls = {"ours": ours, "peer": theirs}
     equal = _at_equal_accuracy(z, theirs, slack, looser, tighter)
     calls |= {name: call for name, (_, call) in equal.items()}
-    done = interleaved(calls, repeats=7, budget=budget, compiles="ours", least=0.01)
+    done = interleaved(calls, repeats=7, budget=budget, compiles="ours", least=0.01, settle=1.0)
     row: dict[str, Any] = {"work": work, "peer": peer, "goal": goal, "note": note}
     if any("error" in out for out in done.values()):
         return row | {"error": "; ".join(f"{k}: {out['error']}" for k, out in done.items() if "error" in out)}
@@ -100,7 +100,7 @@ def _at_equal_accuracy(
             if (mine := _tried(z, call)) and mine["violation"] <= peer["violation"] and not _is_worse(mine, peer, slack)
         }  # fmt: skip
         if fit:
-            seconds = {k: out["seconds"] for k, out in interleaved(fit, repeats=5, budget=5, least=0.01).items()}
+            seconds = {k: out["seconds"] for k, out in interleaved(fit, repeats=5, budget=5, least=0.01, settle=1.0).items()}
             best = min(seconds, key=lambda k: seconds[k])
             equal["loose"] = best, fit[best]
     for setting, call in (tighter or {}).items():
