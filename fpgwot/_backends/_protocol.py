@@ -42,7 +42,7 @@ trial               y = y0 + a step, projected on the caps (vectors only)
 shorten             length of the next trial after a refused one: where the dual turns, as the rows say that came to their caps
                     (vectors only)
 plan                T = e K v in place of K; the potentials absorb what was added
-compiled            what makes plain code on host numbers fast: Numba's compiler, or nothing
+compiled            what makes plain code on host numbers fast, given the plain functions it calls: Numba's compiler, or nothing
 ascend              the inner loop over sweep ... trial, one text for all backends: `inner.py`; on the GPU small problems take its
                     steps in one launch (`small.cu`)
 lp_basis, lp_solve  the exact solver's linear programs, each from the basis of the last one (CPU only); lp_nearest for a free side

@@ -42,7 +42,7 @@ divergences = None  # `gradient` has them
 TINY = 1e-300
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *helpers: Callable[..., Any]) -> Callable[..., Any]:
     """Plain code over the numbers of each problem, left to the interpreter."""
     return function
 

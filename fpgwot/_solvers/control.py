@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._backends import _protocol as ix
-from .._backends.inner import bound
 from ..result import Status
 
 ANNEAL, FLAT, STAGE_TOL = 3.0, 0.15, 0.1  # ratio of the annealing, its start relative to the spread, tolerance of a stage
@@ -73,8 +72,8 @@ _rules: dict[str, Rules] = {}
 def rules(be: Any) -> Rules:
     """The rules for a backend."""
     if be.name not in _rules:
-        names = {f.__name__: be.compiled(bound(f, "_control")) for f in (_evaluate, _resistance, _new_stage, _keep)}
-        _rules[be.name] = Rules(*(be.compiled(bound(f, "_control", **names)) for f in (target, begin, unsure, observe)))
+        helpers = _evaluate, _resistance, _new_stage, _keep
+        _rules[be.name] = Rules(*(be.compiled(f, *helpers) for f in (target, begin, unsure, observe)))
     return _rules[be.name]
 
 

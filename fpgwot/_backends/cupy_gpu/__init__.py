@@ -27,7 +27,7 @@ SMALL = (
 HEAD, STATIC = 128, 8192  # bytes of shared memory in small.cu: of its problem, and at most of what it declares itself
 DEFAULT_SHARED = 48 * 1024 - STATIC  # bytes that a launch may ask for without raising the kernel's limit
 _COLUMNS = re.compile(r"_rows<\w+, (\d+), \d+>")
-Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+Compiler = Callable[..., Callable[..., Any]]  # of a function and the plain functions that it calls
 _DTYPES = {"double": np.float64, "float": np.float32, "i64": np.int64, "bool": np.bool_}
 
 
@@ -55,7 +55,7 @@ class Gpu(StructureProducts):
 
     def __init__(self, cp: Any, compiled: Compiler | None = None, threads: int = _source.THREADS, small: int = SMALL) -> None:
         self.cp, self.xp, self.threads, self.small = cp, cp, threads, small
-        self.compiled = compiled or (lambda function: function)
+        self.compiled = compiled or (lambda function, *helpers: function)
         graphs: dict[str, Any] = {"sweep": self._next_sweep, "cg": self._cg_graph, "AT_ONCE": graph.AT_ONCE, "SWEEPS": 0}
         self._ascend_from_newton = inner.interpreted(self, self.compiled, **graphs)
         self._graphs: weakref.WeakKeyDictionary[Scaling, list[graph.Captured]] = (

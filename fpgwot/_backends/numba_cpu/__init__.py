@@ -12,8 +12,7 @@ from . import dual as _d
 from . import loop as _loop
 from . import scaling as _k
 from . import whole as _w
-from ._jit import both_forms, one_thread  # noqa: F401
-from ._jit import jit as compiled  # noqa: F401
+from ._jit import both_forms, compiled, nothing_deferred, one_thread  # noqa: F401
 from ._memory import borrow, give_back  # noqa: F401
 from .cholesky import factor  # noqa: F401
 from .descent import descend  # noqa: F401
@@ -170,9 +169,16 @@ def plan(K: np.ndarray, s: Scaling, on: np.ndarray) -> None:
 def ascend(  # type: ignore[no-untyped-def]
     K: np.ndarray, s: Scaling, target, feasible, steps: int, slack: float, spent: np.ndarray, on: np.ndarray
 ) -> np.ndarray:
-    if len(on) == 1 or K.shape[1] * K.shape[2] > LARGE:  # one problem alone would not earn back what the loop takes to compile
+    if len(on) == 1 or K.shape[1] * K.shape[2] > LARGE:
         return np.asarray(_interpreted(K, s, target, feasible, steps, slack, spent, on))
-    return _loop.run(K, _state(s), target, feasible, steps, slack, spent, on)
+    passes = _loop.each(K, _state(s), target, feasible, steps, slack, spent, on) if np.count_nonzero(on) > 1 else None
+    return np.asarray(_in_lockstep(K, s, target, feasible, steps, slack, spent, on) if passes is None else passes)
+
+
+def _no_factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:
+    """Conjugate gradients alone: a factor gained small problems no time, and would take seconds to compile."""
+    return np.zeros(len(on), int)
 
 
 _interpreted = inner.interpreted(sys.modules[__name__])
+_in_lockstep = inner.interpreted(sys.modules[__name__], compiled, factor=_no_factor)

@@ -1,5 +1,8 @@
 """How kernels are compiled: one fast-math set, a cache on disk where one can be written, a serial and a parallel form.
 
+Compiling is what a first call waits for, so nothing is compiled that has not been earned: the parallel form of a kernel, and the
+loops that the interpreter can run as well (`Deferred`).
+
 A kernel is written once, with `prange` over work items whose partial sums it adds in a fixed order, so its result does not
 depend on the number of threads. Its serial form is used for little work (a parallel region costs 10-20 us), inside another
 thread's call (not every Numba threading layer may be entered twice), and in a forked child (OpenMP does not survive a fork).
@@ -8,6 +11,8 @@ thread's call (not every Numba threading layer may be entered twice), and in a f
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import hashlib
 import os
 import threading
@@ -16,12 +21,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numba import get_num_threads, njit, set_num_threads
+from numba.core import event
 
 from ..inner import bound
 
 # not "nnan", "ninf": infinite caps and prices are meant; not "reassoc": `elementary.add` says which sums may be reordered
 FASTMATH = {"nsz", "arcp", "contract", "afn"}
+
+EARNED_AFTER = 2.0  # seconds of work that earn what is compiled late
 
 _entered = threading.Lock()
 _forked = False
@@ -50,12 +59,42 @@ _njit: Any = njit  # its stub does not know all of its options
 _OPTIONS = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
+class _Compiling(event.Listener):
+    """Our functions being compiled: without garbage collection, which looks at millions of objects, a tenth of the time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # so far
+        self._depth, self._begin, self._collects = 0, 0.0, False
+
+    def on_start(self, event: Any) -> None:
+        if not self._depth:
+            if not event.data["dispatcher"].py_func.__module__.startswith(_PACKAGE):
+                return
+            self._begin, self._collects = time.perf_counter(), gc.isenabled()
+            gc.disable()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        if self._depth:
+            self._depth -= 1
+            if not self._depth:
+                self.seconds += time.perf_counter() - self._begin
+                if self._collects:
+                    gc.enable()
+
+
+_PACKAGE = __name__.partition(".")[0] + "."
+_compiling = _Compiling()
+event.register("numba:compile", _compiling)
+
+
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
     function.__qualname__ += "_" + _SOURCES
+    options = {**_OPTIONS, **options}
     try:
-        return _njit(cache=True, **_OPTIONS, **options)(function)
+        return _njit(cache=True, **options)(function)
     except RuntimeError:  # Numba found no folder to write to: compile in each process
-        return _njit(**_OPTIONS, **options)(function)
+        return _njit(**options)(function)
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,6 +104,50 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     copy came first: then a kernel compiled in this process and the same one out of the cache round differently.
     """
     return _compile(function, forceinline=True)
+
+
+class Deferred:
+    """Code between kernels: `interpreted` until the seconds spent there have earned its `compiled` form, or that is on disk.
+
+    Both round alike, so nothing depends on which of them runs.
+    """
+
+    AT_ONCE = False
+
+    def __init__(self, compiled: Any, interpreted: Callable[..., Any], earned: float) -> None:
+        self.__doc__, self.__name__ = interpreted.__doc__, interpreted.__name__
+        self.compiled, self.interpreted, self._price = compiled, interpreted, earned
+        self._spent, self._is_earned = 0.0, False
+
+    def __call__(self, *args: Any) -> Any:
+        if not self._is_earned:
+            known = self._spent == 0.0 and _is_on_disk(self.compiled)
+            self._is_earned = known or self._spent >= self._price or self.AT_ONCE
+        if self._is_earned:
+            return self.compiled(*args)
+        start = time.perf_counter() - _compiling.seconds
+        with np.errstate(all="ignore"):
+            result = self.interpreted(*args)
+        self._spent += time.perf_counter() - _compiling.seconds - start
+        return result
+
+
+def deferred(earned: float) -> Callable[[Callable[..., Any]], Deferred]:
+    """Decorator of a function that calls kernels and may as well be interpreted; compiled after so many seconds of that."""
+    return lambda function: Deferred(_strict(function), function, earned)
+
+
+def _strict(function: Callable[..., Any], **names: Any) -> Any:
+    """Compiled to round as the interpreter does."""
+    return _compile(bound(function, "_strict", **names), forceinline=True, fastmath=False)
+
+
+_strict_helper = functools.cache(_strict)
+
+
+def compiled(function: Callable[..., Any], *helpers: Callable[..., Any]) -> Callable[..., Any]:
+    """Plain code over a few numbers, and the plain functions that it calls."""
+    return Deferred(_strict(function, **{f.__name__: _strict_helper(f) for f in helpers}), function, EARNED_AFTER)
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,6 +160,16 @@ def copy(x, out):  # type: ignore[no-untyped-def]
     """out[:] = x for vectors of one length. Numba's own assignment builds its error message first: 3 s to compile."""
     for k in range(len(out)):
         out[k] = x[k]
+
+
+@contextlib.contextmanager
+def nothing_deferred() -> Iterator[None]:
+    """What the interpreter could run is compiled at once."""
+    before, Deferred.AT_ONCE = Deferred.AT_ONCE, True
+    try:
+        yield
+    finally:
+        Deferred.AT_ONCE = before
 
 
 @contextlib.contextmanager
@@ -151,7 +244,7 @@ class Kernel:
     """
 
     PARALLEL_FROM = 60_000
-    EARNED = 2.0
+    EARNED = EARNED_AFTER
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
@@ -193,16 +286,23 @@ class Kernel:
 kernel = Kernel
 
 
-def parallel_only(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel with a parallel form only; the call returns None where that must not be entered."""
-    run = _compile(function, parallel=True)
+class Rare:
+    """A function with a parallel form only, so dear to compile that `warmup` alone does it.
 
-    def call(*args: Any) -> Any:
-        if _forked or get_num_threads() == 1 or not _entered.acquire(blocking=False):
+    The call returns None where it is not on disk, and where threads must not be started.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        self.parallel = _compile(function, parallel=True)
+        self._is_there = False
+
+    def __call__(self, *args: Any) -> Any:
+        if not self._is_there:
+            self._is_there = Deferred.AT_ONCE or _is_on_disk(self.parallel)
+        if not self._is_there or _forked or get_num_threads() == 1 or not _entered.acquire(blocking=False):
             return None
         try:
-            return run(*args)
+            return self.parallel(*args)
         finally:
             _entered.release()
-
-    return call

@@ -1,4 +1,4 @@
-"""Conditional gradient with whole steps, in one compiled call: small problems, where each call from Python would cost more.
+"""Conditional gradient with whole steps, in one compiled call: small problems, where each call from Python costs more.
 
 On concave energies (and on most others nearly all the way) the line search takes the whole step, from vertex to vertex. This
 does what the loop of `_solvers.frank_wolfe` does until a shorter step is due, and hands the state over to it there.
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._jit import helper, jit
+from ._jit import deferred, jit
 from .elementary import add
 from .lp import _gradient, _pairing, _product_factors, _square_matvec, _sums, nearest_rows
 from .simplex import in_order, optimise, read_plan
@@ -20,7 +20,7 @@ BY_PROGRAM, BY_ROW, BY_COLUMN = range(3)
 _gradient_serial = _gradient.serial
 
 
-@helper
+@jit
 def _squares(S: np.ndarray, K: np.ndarray, x: np.ndarray, is_square: bool) -> np.ndarray:
     if not is_square:
         return np.zeros(len(x))
@@ -33,7 +33,7 @@ def _squares(S: np.ndarray, K: np.ndarray, x: np.ndarray, is_square: bool) -> np
 # Loops, not `np.dot` and array expressions: each of those takes .3 to 1 s to compile here.
 
 
-@helper
+@jit
 def _times(S: np.ndarray, x: np.ndarray) -> np.ndarray:
     y = np.empty(len(S))
     for i in range(len(S)):
@@ -44,7 +44,7 @@ def _times(S: np.ndarray, x: np.ndarray) -> np.ndarray:
     return y
 
 
-@helper
+@jit
 def _pair(x: np.ndarray, y: np.ndarray) -> float:
     t = 0.0
     for k in range(len(x)):
@@ -52,7 +52,7 @@ def _pair(x: np.ndarray, y: np.ndarray) -> float:
     return t
 
 
-@helper
+@jit
 def _of_mass(p: np.ndarray, mass: float) -> np.ndarray:
     x, total = np.empty(len(p)), 0.0
     for k in range(len(p)):
@@ -62,7 +62,7 @@ def _of_mass(p: np.ndarray, mass: float) -> np.ndarray:
     return x
 
 
-@helper
+@jit
 def _add_product(S1: np.ndarray, mu: np.ndarray, S2: np.ndarray, nu: np.ndarray, mass: float, A: np.ndarray) -> float:
     """A += S1 T S2' for the product plan T = mu nu'/mass; returns its <T, S1 T S2'>."""
     left, right = _times(S1, mu), _times(S2, nu)
@@ -73,7 +73,7 @@ def _add_product(S1: np.ndarray, mu: np.ndarray, S2: np.ndarray, nu: np.ndarray,
     return _pair(left, mu) * _pair(right, nu) / mass**2
 
 
-@helper
+@jit
 def _add_factors(L: np.ndarray, R: np.ndarray, A: np.ndarray) -> None:
     """A += L' R, four terms of the sum at a time."""
     k, n = L.shape
@@ -90,7 +90,7 @@ def _add_factors(L: np.ndarray, R: np.ndarray, A: np.ndarray) -> None:
                 a[j] += l0 * r0[j]
 
 
-@helper
+@jit
 def _nearest_plan(G: np.ndarray, weights: np.ndarray, by: int) -> tuple[np.ndarray, np.ndarray]:
     """Every point of the hard side with its cheapest partner."""
     n, m = G.shape
@@ -109,7 +109,7 @@ def _nearest_plan(G: np.ndarray, weights: np.ndarray, by: int) -> tuple[np.ndarr
     return code, weights.copy()
 
 
-@jit
+@deferred(earned=20.0)  # a few calls of a microsecond each are saved, for 10 s
 def descend(
     M: Any, S1: np.ndarray, K1: np.ndarray, S2: np.ndarray, K2: np.ndarray, p: np.ndarray, q: np.ndarray,
     mass: float, w_lin: float, w: float, kappa: float, tol: float, enough: float, max_iter: int,

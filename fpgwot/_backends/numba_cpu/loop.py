@@ -3,8 +3,8 @@
 For batches of problems whose passes cost less than a call from the interpreter. Each runs on its own, without waiting for the
 others, and one thread works on it: its matrix stays in the cache.
 
-Compiling is dear, since whatever a function calls is optimised once more with it. So there is nothing between the loop and the
-kernels, and the loop over a batch has a parallel form only.
+Compiling is dear, half a minute to two minutes: what a parallel form calls is optimised three times over. So there is nothing
+between the loop and the kernels, only `warmup` compiles it, and all problems walk in lockstep where that has not been called.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
+from numba import njit, prange
 
 from .. import inner
 from .._protocol import USED
 from . import dual as _d
 from . import scaling as _k
-from ._jit import jit, parallel_only
+from ._jit import Rare, jit
 
 
 @jit
@@ -35,9 +35,7 @@ def _forget(R, C, S, size, v, hist, part, sums, factor, which):  # type: ignore[
 
 @jit
 def _factor(K, R, C, S, size, v, hist, part, sums, factor, on):  # type: ignore[no-untyped-def]
-    return np.zeros(
-        len(on), np.int64
-    )  # conjugate gradients alone: a factor gained small problems no time, and would take seconds to compile
+    return np.zeros(len(on), np.int64)  # conjugate gradients alone, as in lockstep
 
 
 _kernels = {
@@ -50,10 +48,10 @@ _kernels = {
 }
 _names = {name: f.serial for name, f in _kernels.items()}
 _names |= {name: jit(inner.bound(f, "_compiled")) for name, f in inner.HELPERS.items()}
-_ascend = jit(inner.bound(inner.ascend, "_compiled", numbers=_numbers, forget=_forget, factor=_factor, **_names))
+_names |= {"numbers": _numbers, "forget": _forget, "factor": _factor}
+_ascend = njit(inline="always")(inner.bound(inner.ascend, "_compiled", **_names))
 
 
-@parallel_only
 def _each(K, R, C, S, size, v, hist, part, sums, factor, target, feasible, steps, slack, spent, on):  # type: ignore[no-untyped-def]
     passes = np.zeros(len(on), np.int64)
     for b in prange(len(on)):
@@ -64,16 +62,12 @@ def _each(K, R, C, S, size, v, hist, part, sums, factor, target, feasible, steps
     return passes
 
 
-def run(
+# the file of one says nothing of the other
+_by_dtype = {np.dtype(name): Rare(inner.bound(_each, "_" + name)) for name in ("float32", "float64")}
+
+
+def each(
     K: np.ndarray, state: tuple[np.ndarray, ...], target: Any, feasible: Any, steps: int, slack: float, spent: Any, on: Any
 ) -> Any:
-    """Reads of K that each problem took."""
-    busy = np.flatnonzero(on)
-    if len(busy) > 1 and (passes := _each(K, *state, target, feasible, steps, slack, spent, on)) is not None:
-        return passes
-    passes = np.zeros(len(on), np.int64)
-    for b in busy:
-        c = slice(b, b + 1)
-        one = tuple(x[c] for x in state)
-        passes[c] = _ascend(K[c], one, target[c], feasible[c], steps, slack, spent[c], on[c])
-    return passes
+    """Reads of K that each problem took; None where this is not compiled, or threads must not be started."""
+    return _by_dtype[K.dtype](K, *state, target, feasible, steps, slack, spent, on)
