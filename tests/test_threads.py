@@ -69,11 +69,11 @@ BATCH = """
 import sys
 import numpy as np
 from fpgwot import solve, solve_batch
-from fpgwot._backends.numba_cpu import both_forms, nothing_deferred
+from fpgwot._backends.numba_cpu import both_forms
 
 rng = np.random.default_rng(3)
 problems = [{"M": rng.random((n, 14)), "C1": rng.random((n, n)), "C2": rng.random((14, 14))} for n in (9, 12, 15)]
-with nothing_deferred():
+with both_forms():
     found = [r for o in ({}, {"m": 0.7}, {"tau": 0.2}) for r in solve_batch(problems, alpha=0.4, reg=0.02, **o, on_fail="ignore")]
 M, C = rng.random((280, 300)), [abs(np.subtract.outer(np.arange(n), np.arange(n))) / n for n in (280, 300)]  # two threads
 with both_forms():

@@ -175,11 +175,12 @@ def nothing_deferred() -> Iterator[None]:
 @contextlib.contextmanager
 def both_forms() -> Iterator[None]:
     """Parallel forms are compiled at once, and at any size."""
-    before, (Kernel.EARNED, Kernel.PARALLEL_FROM) = (Kernel.EARNED, Kernel.PARALLEL_FROM), (0.0, 1)
+    before = Kernel.EARNED, Kernel.PARALLEL_FROM, Rare.WANTED
+    Kernel.EARNED, Kernel.PARALLEL_FROM, Rare.WANTED = 0.0, 1, True
     try:
         yield
     finally:
-        Kernel.EARNED, Kernel.PARALLEL_FROM = before
+        Kernel.EARNED, Kernel.PARALLEL_FROM, Rare.WANTED = before
 
 
 def _is_on_disk(dispatcher: Any) -> bool:
@@ -292,6 +293,8 @@ class Rare:
     The call returns None where it is not on disk, and where threads must not be started.
     """
 
+    WANTED = False
+
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.parallel = _compile(function, parallel=True)
@@ -299,7 +302,7 @@ class Rare:
 
     def __call__(self, *args: Any) -> Any:
         if not self._is_there:
-            self._is_there = Deferred.AT_ONCE or _is_on_disk(self.parallel)
+            self._is_there = self.WANTED or _is_on_disk(self.parallel)
         if not self._is_there or _forked or get_num_threads() == 1 or not _entered.acquire(blocking=False):
             return None
         try:
