@@ -64,6 +64,7 @@ def warmup(dtypes: Sequence[str] = DTYPES, *, exact: bool = True, operators: boo
             M, C1, C2 = _problem(np.dtype("float64"), 8)
             for options in ({}, {"m": 0.6}, {"tv": 0.1}):
                 solve(M, C1, C2, **options, on_fail="ignore")  # type: ignore[arg-type]
+            solve(None, C1, C2, on_fail="ignore")
             solve(M)
     return time.perf_counter() - start
 

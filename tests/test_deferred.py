@@ -15,7 +15,7 @@ from numba import float64
 import fpgwot
 from fpgwot import solve
 from fpgwot._backends import numba_cpu
-from fpgwot._backends.numba_cpu import _jit, nothing_deferred
+from fpgwot._backends.numba_cpu import _jit, descent, nothing_deferred
 from fpgwot._solvers import control
 
 
@@ -48,12 +48,16 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize("kind", ["points", "temporal", "asymmetric"])
+@pytest.mark.parametrize("is_fused", [True, False])
 @pytest.mark.parametrize(
     "options", [{}, {"m": 0.7}, {"sink": 0.3}, {"loss": "product"}, {"tau": (np.inf, 0.0)}, {"max_iter": 2}], ids=str
 )
-def test_small_exact_problems_are_the_same_interpreted_and_compiled(kind, options):
+def test_small_exact_problems_are_the_same_interpreted_and_compiled(kind, options, is_fused):
     for n, m in ((1, 1), (3, 4), (16, 16), (40, 31), (64, 64)):
-        assert_same(*both(numba_cpu.descend, problem(n, m, kind, n), alpha=0.6, **options))
+        M, C1, C2 = problem(n, m, kind, n)
+        arrays, alpha = ((M, C1, C2), 0.6) if is_fused else ((None, C1, C2), None)
+        loop = descent.FUSED if is_fused or "sink" in options else descent.PURE  # a price is a linear cost
+        assert_same(*both(loop, arrays, alpha=alpha, **options))
 
 
 @pytest.mark.parametrize("kind", ["points", "temporal", "asymmetric"])
@@ -172,6 +176,7 @@ def test_a_first_call_compiles_kernels_and_no_loop_around_them(tmp_path):
     import numpy as np
     from fpgwot import solve
     from fpgwot._backends import numba_cpu
+    from fpgwot._backends.numba_cpu.descent import FUSED, PURE
     from fpgwot._solvers import control
 
     rng = np.random.default_rng(0)
@@ -181,7 +186,7 @@ def test_a_first_call_compiles_kernels_and_no_loop_around_them(tmp_path):
             solve(M, C1, C2, reg=reg)
     solve(np.stack([M, M]), C1, C2, reg=0.05)
     rules = control.rules(numba_cpu)
-    loops = numba_cpu.descend, rules.target, rules.begin, rules.unsure, rules.observe
+    loops = FUSED, PURE, rules.target, rules.begin, rules.unsure, rules.observe
     names = [f.__name__ for f in loops if f.compiled.signatures]
     names += [f.__name__ for f in numba_cpu._loop._by_dtype.values() if f.parallel.signatures]
     print(names, max(f._spent for f in loops) < 1.0)

@@ -132,9 +132,10 @@ class Deferred:
         return result
 
 
-def deferred(earned: float) -> Callable[[Callable[..., Any]], Deferred]:
-    """Decorator of a function that calls kernels and may as well be interpreted; compiled after so many seconds of that."""
-    return lambda function: Deferred(_strict(function), function, earned)
+def deferred(function: Callable[..., Any], earned: float, suffix: str) -> Deferred:
+    """A function that calls kernels, compiled after so many seconds of it. One for each kind of arguments, told by a suffix:
+    the file of one says nothing of the other."""
+    return Deferred(_compile(bound(function, suffix), forceinline=True, fastmath=False), function, earned)
 
 
 def _strict(function: Callable[..., Any], **names: Any) -> Any:
