@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from numba import float64
@@ -121,6 +122,23 @@ def test_a_form_has_to_be_earned_unless_it_is_on_disk_or_wanted_now(monkeypatch)
     assert calls == ["interpreted"]
 
 
+def test_what_is_on_disk_for_another_processor_or_installation_does_not_count(monkeypatch, tmp_path):
+    function = _jit.bound(lambda x: x + 1, "_on_disk")
+    function.__module__ = "fpgwot.somewhere"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    one = _jit._compile(function)
+    assert not _jit._is_on_disk(one)
+    one(1.0)
+    assert _jit._is_on_disk(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(one.targetctx.codegen()), "magic_tuple", lambda self: ("another", "processor"))
+        assert not _jit._is_on_disk(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(one._cache._cache_file, "_source_stamp", "another")
+        assert not _jit._is_on_disk(one)
+    assert _jit._is_on_disk(one) and not _jit._is_on_disk(function)
+
+
 def ours(function):
     function.__module__ = "fpgwot.somewhere"
     return _jit.helper(function)
@@ -153,8 +171,6 @@ def test_garbage_collection_pauses_while_kernels_are_compiled_and_is_as_before_a
 
 
 def test_others_are_compiled_with_garbage_collection():
-    import numba
-
     seen = []
 
     class Spy(_jit.event.Listener):

@@ -47,7 +47,7 @@ ascend              the inner loop over sweep ... trial, one text for all backen
                     steps in one launch (`small.cu`)
 lp_basis, lp_solve  the exact solver's linear programs, each from the basis of the last one (CPU only); lp_nearest for a free side
 fgw_gradient ...    its gradient, and sums over sparse plans: see `numpy_lp`, where each is a few lines
-descend             its whole steps on a small problem in one compiled call, or None
+descend             its whole steps on a small problem, without the general loop, or None
 ==================  ==================================================================================================
 """
 

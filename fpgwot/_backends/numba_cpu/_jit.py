@@ -185,9 +185,15 @@ def both_forms() -> Iterator[None]:
 
 
 def _is_on_disk(dispatcher: Any) -> bool:
-    """Whether an earlier process has compiled the function; False where Numba keeps that from us."""
-    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    return os.path.exists(getattr(file, "_index_path", ""))
+    """Whether the function was compiled before, for this processor and this installation: an image may have been made elsewhere.
+
+    False where Numba keeps that from us.
+    """
+    try:
+        index, here = dispatcher._cache._cache_file._load_index(), dispatcher.targetctx.codegen().magic_tuple()
+        return any(key[1] == here for key in index)
+    except (AttributeError, LookupError, TypeError, OSError):
+        return False
 
 
 @contextlib.contextmanager

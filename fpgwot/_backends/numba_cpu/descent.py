@@ -1,4 +1,4 @@
-"""Conditional gradient with whole steps, in one compiled call: small problems, where each call from Python costs more.
+"""Conditional gradient with whole steps for small problems, where the general loop would cost more than the work in it.
 
 On concave energies (and on most others nearly all the way) the line search takes the whole step, from vertex to vertex. This
 does what the loop of `_solvers.frank_wolfe` does until a shorter step is due, and hands the state over to it there.
