@@ -60,9 +60,9 @@ class Problem:
         """Whether the gradient depends on the plan: a Gromov-Wasserstein term, or smoothness."""
         return self.C1 is not None or self.smoothness is not None
 
-    def product_plan(self) -> Any:
+    def product_plan(self, out: Any = None) -> Any:
         """p q' scaled to the mass of the problem (q' of mass 1 and p of its own for a KL price)."""
-        return self.be.outer(*self._product(), self.be.borrow(self.shape, self.dtype))
+        return self.be.outer(*self._product(), self.be.borrow(self.shape, self.dtype) if out is None else out)
 
     def product_marginals(self) -> tuple[Any, Any]:
         """Row and column sums of the product plan."""
@@ -118,10 +118,10 @@ class Problem:
         if not on.all():
             index = self.be.xp.asarray(np.flatnonzero(on))
             part = self.be.xp.empty_like(T[index])
-            _cross(self.be, C1.take(index), C2.take(index), T[index], part, work[: len(index)])
+            cross(self.be, C1.take(index), C2.take(index), T[index], part, work[: len(index)])
             out[index] = part
         else:
-            _cross(self.be, C1, C2, T, out, work)
+            cross(self.be, C1, C2, T, out, work)
 
     def cross_of_product(self, out: Any) -> None:
         """out <- A of the product plan, which is the product of two vectors: no product of matrices."""
@@ -160,10 +160,11 @@ class Problem:
         on: Any,
         is_product: bool = False,
         ahead: bool = False,
+        cross: Any = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """G <- gradient at T (`is_product`: the product plan) of all but the entropy's log T and the KL prices.
 
-        `ahead`: the kernel of a plain step goes to `work`.
+        `ahead`: the kernel of a plain step goes to `work`. `cross`: another way to the same products.
         Returns the sums of the primitives `gradient`, `marginal_sums` and `roughness`: all that F needs.
         """
         be, host, xp = self.be, self.be.host, self.be.xp
@@ -175,7 +176,7 @@ class Problem:
             if is_product:
                 self.cross_of_product(G)
             elif (distances := self._distances) is None:
-                self.cross(T, G, work, on)
+                (cross or self.cross)(T, G, work, on)
             if self.loss != "product":  # the square, or the KL loss, whose structures are transformed
                 s1, s2 = self.squares(mu, nu)
                 w = xp.asarray(2 * self.wq)[:, None]
@@ -199,7 +200,8 @@ class Problem:
         return G
 
 
-def _cross(be: Any, C1: Structure, C2: Structure, T: Any, out: Any, work: Any) -> None:
+def cross(be: Any, C1: Structure, C2: Structure, T: Any, out: Any, work: Any) -> None:
+    """out <- C1 T C2', the mean with C1' T C2 where the structures are not symmetric."""
     C1.matmul(be, T, out=work)
     C2.rmatmul(be, work, transpose=True, out=out)
     if not (C1.is_symmetric and C2.is_symmetric):

@@ -107,5 +107,6 @@ def _operators(dtype: np.dtype) -> None:
     t = np.arange(2 * n, dtype=dtype)
     far = np.abs(t[:, None] - t)  # large enough for kernels that read whole matrices
     solve(far, far, far, reg=1.0, alpha=n**-2, max_iter=2, on_fail="ignore")
+    solve(*_problem(dtype, 2 * n), reg=1.0, max_iter=2, on_fail="ignore")
     for C1, C2 in zip(kinds + kinds[:1], kinds[1:] + 2 * kinds[:1], strict=True):  # and distances on both: a pass of their own
         solve(M, C1, C2, m=0.6, reg=0.1, alpha=n**-4, max_iter=3, on_fail="ignore")

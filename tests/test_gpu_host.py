@@ -23,6 +23,7 @@ from fpgwot import (
 )
 from fpgwot._backends import _protocol
 from fpgwot._backends.cupy_gpu import Gpu
+from fpgwot._solvers import changes
 
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(build.MISSING is not None, reason=str(build.MISSING))]
 N = 64
@@ -70,6 +71,22 @@ def agree(expected, found, tolerance=1e-9, same_steps=True):
         np.testing.assert_allclose(x.get(), y, atol=1e3 * tolerance)
     np.testing.assert_allclose(found.gradient.get(), expected.gradient, atol=tolerance)
     assert np.isfinite(found.marginal_a.get()).all()
+
+
+def test_products_of_changes_in_single_precision(gpu, monkeypatch):
+    rng = np.random.default_rng(0)
+    C1, C2 = rng.random((N, N)), rng.random((N - 5, N - 5))
+    made, cross = [], changes.Changes.cross
+
+    def watched(self, *args):
+        cross(self, *args)
+        made.append(bool((self.error == 0).all()))
+
+    monkeypatch.setattr(changes.Changes, "cross", watched)
+    monkeypatch.setattr(changes, "SMALLEST", 1)
+    agree(*both(gpu, rng.random((N, N - 5)), C1, C2, alpha=0.5, reg=0.02, m=0.8), tolerance=1e-7)
+    assert made
+    assert sum(made) < 0.5 * len(made)
 
 
 MARGINALS = {"partial": {"m": 0.7}, "balanced": {}, "kl": {"tau": (0.3, 0.8)}, "priced": {"tv": 0.4}, "whole": {"m": 1.0}}

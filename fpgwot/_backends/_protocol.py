@@ -19,6 +19,7 @@ is_finite           whether every entry of an array is a number
 is_toeplitz         whether C_ij = weights[|i-j|], up to a tolerance
 outer               out_ij = x_i y_j, of each problem
 plan_marginals      row and column sums of plans
+rounded_change      weight (T - share T0) rounded to float32, and the sums of its |entries| before that
 matmul              stacked matrix products
 gradient            G = wl M + bias + r 1' + 1 c' - 4 wq A in place of A, and all sums that the outer loop needs; a backend that
                     `foresees` also writes exp(f+g+h-G/eps), the kernel of a plain step, where asked to; one that `scans`
@@ -85,6 +86,7 @@ FORBIDDEN, FORBIDDEN_FROM = 1e30, 1e29  # cost of a forbidden pair; anything fro
 ROWS = 32  # rows of a work item
 MEMORY = 8  # Anderson mixing: images kept beside the last
 DRIFT = 60.0  # largest |log scaling| before it is absorbed again: exp(60) times a kernel entry is a float32
+TINY = 1e-30  # in float32: smaller entries of a plan or of a rounded matrix become 0, denormal numbers are slow
 LARGEST = 1e20  # of a plan entry: beyond it a soft marginal has lost all hold, and products would overflow
 STEP = 10.0  # largest entry of a Newton step
 AT_CAP, LACKING = 1e-13, 1e-9  # distance from its cap at which a potential is held by it; log of what a row may lack there

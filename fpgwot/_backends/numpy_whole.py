@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from ._protocol import TINY
 
 CHUNK = 64  # rows that stay in the cache
 host = np.asarray  # `as_structure` without a backend takes this module for one
@@ -29,3 +33,11 @@ def outer(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> np.ndarray:
 def plan_marginals(T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and column sums in float64."""
     return T.sum(2, dtype=float), T.sum(1, dtype=float)
+
+
+def rounded_change(T: Any, T0: Any, share: float, weight: Any, out: Any) -> Any:
+    """out <- weight (T - share T0) in its type, what would be denormal there to 0; the sums of |T - share T0|. CuPy's too."""
+    D = T - share * T0
+    out[:] = weight[:, None, None] * D
+    out[abs(out) < TINY] = 0
+    return abs(D).sum((1, 2))

@@ -36,6 +36,7 @@ from ..result import Status
 from . import control
 from ._loop import Watch
 from ._outcome import Outcome
+from .changes import Changes
 from .control import BETA, EPS, OBJECTIVE, STATION
 
 NEWTON_STEPS = 8  # of an outer step; three times as many for the first
@@ -83,7 +84,7 @@ def solve(
     s.eps[:] = xp.asarray(c[:, EPS])
     _start_mass(be, G, s, on)
     rules.begin(c, facts, terms, sums, along, rough, *kind)
-    history = []
+    history, changes = [], Changes(problem, is_product, tol)
 
     for iteration in range(max_iter):
         # ------------------------------------------------------------------------- step of the cost, kernel, scaling, plan
@@ -108,7 +109,8 @@ def solve(
         iterations += on
 
         # ------------------------------------------------------------------- gradient, certificate, damping, progress, next stage
-        sums, along, rough = problem.gradient(T, mu, nu, mu0, nu0, G, work, T0, L, s, ~on, on, ahead=foresees)
+        args = T, mu, nu, mu0, nu0, G, work, T0, L, s, ~on, on, False, foresees
+        sums, along, rough = changes.gradient(c[:, STATION], on, args)
         gradients += on
         if be.divergences is not None and (needed := rules.unsure(c, sums, along, on)).any():
             sums[needed, ix.BREG : ix.KL + 1] = be.divergences(T, T0, L, s, needed)[needed]
@@ -129,6 +131,7 @@ def solve(
         on[:] = False
 
     be.give_back(x for x in own if x is not T and x is not G)
+    be.give_back(changes.arrays)
     eps = xp.asarray(c[:, EPS])[:, None]
     potentials = (s.f * eps, s.g * eps, s.h * eps[:, 0])
     ends = [Status.STOPPED if running else control.STATUS[code] for running, code in zip(on, status, strict=True)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import inner
+from .. import inner, numpy_whole
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
 from . import _source, graph
 from .structured import StructureProducts
@@ -104,6 +104,10 @@ class Gpu(StructureProducts):
     def outer(self, x: Any, y: Any, out: Any) -> Any:
         """out_ij = x_i y_j, of each problem."""
         return self.cp.multiply(x[:, :, None], y[:, None, :], out=out)
+
+    def rounded_change(self, T: Any, T0: Any, share: float, weight: Any, out: Any) -> Any:
+        """out <- weight (T - share T0), what would be denormal to 0; the sums of |T - share T0|."""
+        return numpy_whole.rounded_change(T, T0, share, weight, out)
 
     def plan_marginals(self, T: Any) -> tuple[Any, Any]:
         """Row and column sums in float64."""

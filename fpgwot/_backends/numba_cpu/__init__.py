@@ -73,6 +73,14 @@ def outer(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
+def rounded_change(T: np.ndarray, T0: np.ndarray, share: float, weight: np.ndarray, out: np.ndarray) -> np.ndarray:
+    if not (_has_kernel(T) and _has_kernel(T0)):
+        return numpy_whole.rounded_change(T, T0, share, weight, out)
+    part = np.empty((len(T), -(-T.shape[1] // ROWS)))
+    _w.rounded_change(2 * T.size, T, T0, share, weight, out, part)
+    return part.sum(1)
+
+
 def plan_marginals(T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not _has_kernel(T):
         return numpy_whole.plan_marginals(T)

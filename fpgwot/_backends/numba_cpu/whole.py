@@ -75,3 +75,21 @@ def marginals(T, part, rows, cols):  # type: ignore[no-untyped-def]
         for block in range(blocks):
             for j in range(m):
                 cols[b, j] += part[b, block, j]
+
+
+@kernel
+def rounded_change(T, T0, share, weight, out, part):  # type: ignore[no-untyped-def]
+    """out <- weight (T - share T0), rounded, what would be denormal to 0; part: sums of |T - share T0| over blocks of rows."""
+    B, n, m = T.shape
+    blocks = part.shape[1]
+    for item in prange(B * blocks):
+        b, block = item // blocks, item % blocks
+        total, w = 0.0, weight[b]
+        for i in range(block * ix.ROWS, min((block + 1) * ix.ROWS, n)):
+            t, t0, o = T[b, i], T0[b, i], out[b, i]
+            for j in range(m):
+                d = t[j] - share * t0[j]
+                total = add(total, abs(d))
+                d *= w
+                o[j] = np.float32(d if abs(d) > ix.TINY else 0.0)
+        part[b, block] = total
