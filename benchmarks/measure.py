@@ -24,7 +24,7 @@ ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, NotImplementedEr
 FEASIBLE = 1e-3  # relative violation of a marginal or of the mass from which a plan is called infeasible
 WORSE = 1e-3  # relative excess over the best feasible objective from which a plan is called worse
 
-
+LULL = 0.1  # seconds
 CLOCK: Callable[[], float] = time.perf_counter
 
 
@@ -112,8 +112,8 @@ def interleaved(
     rounds are done or `budget` seconds are used; a method whose first call took more than `once_above` seconds runs no more,
     its first call is its time, unless it `compiles`. A call that raises becomes {"error": text}. Times are those of `CLOCK`;
     limits are wall time. What takes less than `least` seconds is called so often in a row that it takes that long: on a busy
-    machine a single call of a millisecond is mostly chance. What takes less than `settle` seconds is called once untimed before
-    each measurement: threads of the library that ran before spin on for a while (OpenBLAS's for 30 ms).
+    machine a single call of a millisecond is mostly chance. What takes less than `settle` seconds is called untimed for at
+    least LULL seconds before each measurement: threads of the library that ran before spin on (OpenBLAS's for 30 ms).
     """
     out: dict[str, dict[str, Any]] = {}
     running: dict[str, int] = {}
@@ -138,8 +138,9 @@ def interleaved(
             break
         for name, count in running.items():
             row = out[name]
-            if name in settles:
-                _timed(calls[name])
+            quiet = LULL if name in settles else 0.0
+            while quiet > 0:
+                quiet -= _timed(calls[name])[2]
             row["plan"], seconds, _ = _timed(calls[name], count)
             row["times"].append(seconds)
     for row in out.values():

@@ -153,15 +153,16 @@ def test_short_calls_are_repeated_until_a_time_means_something(monkeypatch):
 
 def test_short_calls_settle_before_they_are_timed(monkeypatch):
     order: list[str] = []
-    clock = {"quick": 0.1, "slow": 2.0}
+    clock = {"quick": 0.04, "middling": 0.5, "slow": 2.0}
 
     def timed(call, count=1):
         return call(), clock[order[-1]], clock[order[-1]]
 
     monkeypatch.setattr(measure, "_timed", timed)
     out = measure.interleaved({name: (lambda name=name: order.append(name)) for name in clock}, repeats=2, settle=1.0)
-    assert order == ["quick", "slow"] * 2 + ["quick", "quick", "slow"] * 2
-    assert [len(row["times"]) for row in out.values()] == [2, 2]
+    untimed = ["quick"] * 3 + ["quick"] + ["middling"] * 2 + ["slow"]  # a tenth of a second before each measurement
+    assert order == ["quick", "middling", "slow"] * 2 + untimed * 2
+    assert [len(row["times"]) for row in out.values()] == [2, 2, 2]
 
 
 def test_interleaved_reports_a_peer_that_fails_and_runs_slow_ones_once():

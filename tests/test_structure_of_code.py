@@ -99,7 +99,7 @@ for _name in TREES:
         "_backends/"
     ):  # a backend sees the protocol and what stands beside it, never another backend; plain reads of whole matrices are shared
         _own = "_backends." + _name.split("/")[1]
-        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner", "_backends.numpy_whole")
+        ALLOWED[_name] = (_own, "_backends._protocol", "_backends.inner", "_backends.numpy_whole", "_backends.aligned")
 
 # Who may import a heavy or optional library at all; `_info` tells their versions
 HEAVY = {

@@ -118,6 +118,11 @@ def test_the_faster_form_is_found_whatever_the_first_calls_took():
         assert np.mean(calls(choice, cost[::-1], 400)[100:] == 1 - fast) > 0.8  # the machine has changed
         assert np.mean(calls(choice, cost[::-1], 2000) == fast) < 0.1  # the slow form is tried ever more rarely
 
+    choice = _Choice()  # a busy machine at first: the parallel form takes four times as long, then .6 of the other
+    assert not calls(choice, np.array([1.0, 2.4]), 10)[8:].all()
+    calls(choice, np.array([1.0, 0.6]), 600)
+    assert np.mean(calls(choice, np.array([1.0, 0.6]), 100) == 1) > 0.9
+
     choice, total, slow = _Choice(), 0.0, False  # half as long or, by turns, twenty times
     for k in range(600):
         slow = rng.random() < 0.4 if k % 20 == 0 else slow

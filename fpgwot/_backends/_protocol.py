@@ -54,9 +54,12 @@ descend             its whole steps on a small problem, without the general loop
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
+
+from .aligned import aligned
 
 # Numbers of a problem, Scaling.vals[b, ...]
 EPS, TAU1, TAU2, CAP1, CAP2 = range(5)  # current entropy weight, prices of the marginals, caps of the potentials
@@ -104,15 +107,16 @@ class Scaling:
         (B, n), m = p.shape, q.shape[1]
         blocks = (n + ROWS - 1) // ROWS
         self.size = xp.asarray(size)  # (B, 2) rows and columns in use
-        self.vals = xp.zeros((B, NUMBERS))
-        self.rows = xp.zeros((B, ROW_VECTORS, n))
-        self.cols = xp.zeros((B, COLUMN_VECTORS, m + 1))
-        self.v = xp.zeros((B, m), dtype)  # exp(y)
-        self.hist = xp.zeros((B, 2, MEMORY + 1, m + 1))  # Anderson: images, and their residuals
-        self.part = xp.zeros((B, blocks, m), dtype)  # column sums of a block of rows
-        self.sums = xp.zeros((B, blocks, SUMS))
+        zeros = partial(aligned, make=np.zeros) if xp is np else xp.zeros
+        self.vals = zeros((B, NUMBERS))
+        self.rows = zeros((B, ROW_VECTORS, n))
+        self.cols = zeros((B, COLUMN_VECTORS, m + 1))
+        self.v = zeros((B, m), dtype)  # exp(y)
+        self.hist = zeros((B, 2, MEMORY + 1, m + 1))  # Anderson: images, and their residuals
+        self.part = zeros((B, blocks, m), dtype)  # column sums of a block of rows
+        self.sums = zeros((B, blocks, SUMS))
         side = m + 1 if factors and m <= LARGEST_FACTOR and B * m * m <= 4 * LARGEST_FACTOR**2 else 0
-        self.factor = xp.zeros((B, side, side), np.float32)  # of the scaled Newton system, upper; empty if too large
+        self.factor = zeros((B, side, side), np.float32)  # of the scaled Newton system, upper; empty if too large
         self.vals[:, EPS] = xp.asarray(eps)
         for index, value in ((TAU1, tau[0]), (TAU2, tau[1]), (CAP1, cap[0]), (CAP2, cap[1])):
             self.vals[:, index] = xp.asarray(value)

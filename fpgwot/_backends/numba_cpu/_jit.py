@@ -232,10 +232,12 @@ class _Choice:
     def record(self, form: int, cost: float) -> None:
         """A running mean, after the better of the first two calls: what a form will cost, not what it can.
 
-        Threads of another library that spin make parallel calls twenty times as long, by turns. A single pause counts little.
+        Threads of another library that spin make parallel calls twenty times as long, by turns. A single pause counts little,
+        and a form that was slower when it was last tried is not held to that for long: it is tried rarely.
         """
         before, old, known = self.better(), self.cost[form], self.calls[form]
-        self.cost[form] = cost if known == 0 else min(old, cost) if known == 1 else old + 0.1 * (min(cost, 4 * old) - old)
+        share = 0.3 if form != before and cost < old else 0.1
+        self.cost[form] = cost if known == 0 else min(old, cost) if known == 1 else old + share * (min(cost, 4 * old) - old)
         self.calls[form] = known + 1
         if self.better() != before:
             self.patience = max(self.PATIENCE, self.patience // 2)

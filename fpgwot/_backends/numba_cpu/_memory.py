@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..aligned import aligned
+
 SMALLEST = 2**20  # bytes of a matrix whose memory the allocator would give back to the system
 MOST = 2**27  # bytes kept in all
 
@@ -24,7 +26,7 @@ def borrow(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
                     return _free.pop(k)
         finally:
             _lock.release()
-    return np.empty(shape, dtype)
+    return aligned(shape, dtype)
 
 
 def give_back(arrays: Iterable[np.ndarray]) -> None:

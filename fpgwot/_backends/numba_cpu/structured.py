@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_num_threads, prange
 
+from ..aligned import aligned
 from ._jit import helper, kernel
 from .elementary import add
 
@@ -191,7 +192,7 @@ def _distance_along(X, gaps, t, scale, out):  # type: ignore[no-untyped-def]
 def distance_starts(X, gaps, scale):  # type: ignore[no-untyped-def]
     """(B, blocks, 2, m): slope and value of scale |t_i - t_k| X at the first row of each block of rows."""
     B, n, m = X.shape
-    out = np.empty((B, (n + BLOCK - 1) // BLOCK, 2, m))
+    out = aligned((B, (n + BLOCK - 1) // BLOCK, 2, m))
     t = np.cumsum(gaps)
     _block_sums(2 * X.size, X, t, out)
     _block_starts(out.size, t, float(scale), out)
