@@ -166,9 +166,23 @@ def test_a_step_whose_rounding_could_matter_is_looked_at_in_float64(at_any_size,
     monkeypatch.setattr(changes, "ROUNDING", 1e-3)
     found = solve(cost, C1, C2, alpha=1e-6, reg=0.3)
     assert made[:2] == [False, True]
+    assert found.n_gradients == 1 + len(made)
     monkeypatch.setattr(changes, "SMALLEST", 10**9)
     want = solve(cost, C1, C2, alpha=1e-6, reg=0.3)
     assert abs(found.plan - want.plan).sum() <= 1e-12
+
+
+@pytest.mark.parametrize("kind", ["points", "kernels", "asymmetric"])
+def test_the_kl_loss_has_products_of_its_own(kind, monkeypatch):
+    C1, C2 = (x + 1e-3 for x in arrays(kind, N, M))
+    want = solve(None, C1, C2, loss="kl", reg=0.1)
+    monkeypatch.setattr(changes, "SMALLEST", 1)
+    made = counted(monkeypatch)
+    found = solve(None, C1, C2, loss="kl", reg=0.1)
+    assert want.converged
+    assert found.converged
+    assert not all(made)
+    assert abs(found.plan - want.plan).sum() <= 1e-6
 
 
 def test_who_has_nothing_to_gain(at_any_size):

@@ -39,14 +39,15 @@ class Changes:
             self.error, self.allowed = np.zeros(len(problem.size)), np.zeros(len(problem.size))
 
     def gradient(self, station: np.ndarray, on: np.ndarray, args: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`Problem.gradient` of the problems `on`, given the certificates of the plans before."""
+        """`Problem.gradient` of the problems `on`, given the certificates of the plans before; `made` is how many that took."""
+        self.made = 1
         if not self.pays:
             return self.problem.gradient(*args)
         self.allowed = SURE * np.minimum(station, 1.0)
         sums, along, rough = self.problem.gradient(*(*args, self.cross))
         mass = along[:, ix.TOTAL]
         if (self.error * mass > DOUBT * np.maximum(sums[:, ix.FIXED], self.tol * mass))[on].any():
-            self.allowed = np.zeros(len(on))
+            self.made, self.allowed = 2, np.zeros(len(on))
             sums, along, rough = self.problem.gradient(*(*args, self.cross))
         return sums, along, rough
 

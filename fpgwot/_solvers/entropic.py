@@ -111,7 +111,7 @@ def solve(
         # ------------------------------------------------------------------- gradient, certificate, damping, progress, next stage
         args = T, mu, nu, mu0, nu0, G, work, T0, L, s, ~on, on, False, foresees
         sums, along, rough = changes.gradient(c[:, STATION], on, args)
-        gradients += on
+        gradients += changes.made * on
         if be.divergences is not None and (needed := rules.unsure(c, sums, along, on)).any():
             sums[needed, ix.BREG : ix.KL + 1] = be.divergences(T, T0, L, s, needed)[needed]
         before, last = on.copy(), c[:, EPS] == problem.eps
