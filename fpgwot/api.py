@@ -141,9 +141,11 @@ def solve(
     Notes
     -----
     Each outer iteration costs one gradient, O(n^2 m + n m^2) for dense structures and O(n m) for temporal ones, and a few dozen
-    reads of an n x m array (exact: one linear program, a few reads; with a finite tau: an entropic solve). On the CPU work arrays
-    (128 MB at most, in all) are kept for the next call. Sources: Peyre, Cuturi, Solomon (2016), Vayer et al. (2019), Chapel,
-    Alaya, Gasso (2020), Chizat et al. (2018), Xie et al. (2020).
+    reads of an n x m array (exact: one linear program, a few reads; with a finite tau: an entropic solve). From n m = 65,536 on
+    most products with dense float64 structures are made in float32, of what has changed in the plan, where neither certificate
+    nor value notice; that takes two more n x m arrays and copies of the structures in float32. On the CPU work arrays (128 MB at
+    most, in all) are kept for the next call. Sources: Peyre, Cuturi, Solomon (2016), Vayer et al. (2019), Chapel, Alaya, Gasso
+    (2020), Chizat et al. (2018), Xie et al. (2020).
 
     Examples
     --------
