@@ -212,8 +212,8 @@ TITLES = {
     ),
     "passes": (
         "Passes",
-        "W = passes + 3 gradients at certificate 1e-7. The reference is a prototype with a sparse factor, counted as 30 passes; ours "
-        "are dense, and count for 16 and one more for 16 columns.",
+        "W = passes + 3 gradients at certificate 1e-7. The reference is a prototype whose sparse factors count as 30 passes; "
+        "ours are dense, and count for 16 and one more for 16 columns.",
         passes,
     ),
     "bandwidth": (

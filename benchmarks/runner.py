@@ -59,7 +59,7 @@ def main() -> None:
     about = machine()
     print(f"{about['processor']}, {about['cores']} cores, load {about['load']}, commit {about['commit']}, {about['threads']}")
     start = time.perf_counter()
-    warm_up()
+    warm_up(args.full)
     print(f"kernels ready after {time.perf_counter() - start:.0f} s")
     for name, suite in suites(args.full, minutes, args.worms).items():
         if name not in args.only:

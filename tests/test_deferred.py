@@ -122,6 +122,33 @@ def test_a_form_has_to_be_earned_unless_it_is_on_disk_or_wanted_now(monkeypatch)
     assert calls == ["interpreted"]
 
 
+def test_the_loop_of_batches_is_earned_by_minutes_of_lockstep(monkeypatch):
+    calls, seconds = [], iter(range(1000))
+    monkeypatch.setattr(_jit, "_is_on_disk", lambda dispatcher: False)
+    monkeypatch.setattr(_jit.time, "perf_counter", lambda: 50.0 * next(seconds))  # each call takes that long
+    monkeypatch.setattr(_jit, "get_num_threads", lambda: 2)
+    rare = _jit.Rare(lambda x: None)
+    monkeypatch.setattr(rare, "parallel", calls.append)
+    for _ in range(4):
+        rare(lambda: calls.append("lockstep"), "loop")
+    assert calls == ["lockstep"] * 3 + ["loop"]
+    calls.clear()
+    monkeypatch.setattr(_jit, "get_num_threads", lambda: 1)
+    rare(lambda: calls.append("lockstep"), "loop")
+    assert calls == ["lockstep"]
+
+
+def test_plain_functions_are_earned_by_about_what_compiling_them_takes():
+    def inner(x):
+        return x + 1
+
+    def outer(x):
+        return inner(x)
+
+    assert _jit.compiled(inner)._price == _jit.PRICE
+    assert _jit.compiled(outer, inner)._price == 2 * _jit.PRICE
+
+
 def test_what_is_on_disk_for_another_processor_or_installation_does_not_count(monkeypatch, tmp_path):
     function = _jit.bound(lambda x: x + 1, "_on_disk")
     function.__module__ = "fpgwot.somewhere"

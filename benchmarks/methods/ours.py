@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
 
 import fpgwot
-from fpgwot._backends.numba_cpu import both_forms
+from fpgwot._backends.numba_cpu import both_forms, nothing_deferred
 
 from ..problems import Problem, problem_t, segmentation_problem
 from . import Method
@@ -22,8 +23,16 @@ def solver(z: Problem, dtype: type = np.float64, backend: str = "auto", tol: flo
     return lambda: np.asarray(fpgwot.solve(M, C1, C2, p, q, **options, tol=tol, backend=backend, on_fail="ignore").plan)
 
 
-def warm_up() -> None:
-    """Compiles every kernel that the benchmarks need, serial and (with more than one thread) parallel, in both precisions."""
+def warm_up(full: bool) -> None:
+    """Compiles every kernel that the benchmarks need, serial and (with more than one thread) parallel, in both precisions.
+
+    `full`: the loop of batches as well, which `fpgwot.warmup` compiles ahead, for half a minute or more in each precision.
+    """
+    rng = np.random.default_rng(0)
+    for dtype in (np.float64, np.float32):
+        M, C1, C2 = (rng.random(shape).astype(dtype) for shape in ((2, 8, 7), (8, 8), (7, 7)))
+        with nothing_deferred(), both_forms() if full else contextlib.nullcontext():
+            fpgwot.solve(M, C1, C2, reg=0.1, max_iter=3, on_fail="ignore")
     with both_forms():
         for m in (None, 0.8):
             solver(problem_t(700).linear().but(m=m))()  # large linear programs have kernels of their own

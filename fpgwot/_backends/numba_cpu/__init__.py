@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 
@@ -179,8 +180,9 @@ def ascend(  # type: ignore[no-untyped-def]
 ) -> np.ndarray:
     if len(on) == 1 or K.shape[1] * K.shape[2] > LARGE:
         return np.asarray(_interpreted(K, s, target, feasible, steps, slack, spent, on))
-    passes = _loop.each(K, _state(s), target, feasible, steps, slack, spent, on) if np.count_nonzero(on) > 1 else None
-    return np.asarray(_in_lockstep(K, s, target, feasible, steps, slack, spent, on) if passes is None else passes)
+    rest = target, feasible, steps, slack, spent, on
+    lockstep = partial(_in_lockstep, K, s, *rest)
+    return np.asarray(_loop.each(lockstep, K, _state(s), *rest) if np.count_nonzero(on) > 1 else lockstep())
 
 
 def _no_factor(K: np.ndarray, s: Scaling, on: np.ndarray) -> np.ndarray:

@@ -30,7 +30,8 @@ from ..inner import bound
 # not "nnan", "ninf": infinite caps and prices are meant; not "reassoc": `elementary.add` says which sums may be reordered
 FASTMATH = {"nsz", "arcp", "contract", "afn"}
 
-EARNED_AFTER = 2.0  # seconds of work that earn what is compiled late
+EARNED_AFTER = 2.0  # seconds of work that earn the parallel form of a kernel
+PRICE = 0.25  # the same for each plain function: about what compiling it takes
 
 _entered = threading.Lock()
 _forked = False
@@ -148,7 +149,8 @@ _strict_helper = functools.cache(_strict)
 
 def compiled(function: Callable[..., Any], *helpers: Callable[..., Any]) -> Callable[..., Any]:
     """Plain code over a few numbers, and the plain functions that it calls."""
-    return Deferred(_strict(function, **{f.__name__: _strict_helper(f) for f in helpers}), function, EARNED_AFTER)
+    price = PRICE * (1 + len(helpers))
+    return Deferred(_strict(function, **{f.__name__: _strict_helper(f) for f in helpers}), function, price)
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,23 +299,32 @@ kernel = Kernel
 
 
 class Rare:
-    """A function with a parallel form only, so dear to compile that `warmup` alone does it.
+    """A function with a parallel form only, which takes half a minute or more to compile: `warmup` does it, or long use.
 
-    The call returns None where it is not on disk, and where threads must not be started.
+    `rare(otherwise, *args)` calls `otherwise` where it is not there, and where threads must not be started.
     """
 
     WANTED = False
+    EARNED = 120.0  # seconds in the other way, half of which this one would have saved
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.parallel = _compile(function, parallel=True)
-        self._is_there = False
+        self._spent, self._is_there = 0.0, False
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, otherwise: Callable[[], Any], *args: Any) -> Any:
+        if _forked or get_num_threads() == 1:
+            return otherwise()
         if not self._is_there:
-            self._is_there = self.WANTED or _is_on_disk(self.parallel)
-        if not self._is_there or _forked or get_num_threads() == 1 or not _entered.acquire(blocking=False):
-            return None
+            known = self._spent == 0.0 and _is_on_disk(self.parallel)
+            self._is_there = self.WANTED or known or self._spent >= self.EARNED
+        if not self._is_there:
+            start = time.perf_counter() - _compiling.seconds
+            result = otherwise()
+            self._spent += time.perf_counter() - _compiling.seconds - start
+            return result
+        if not _entered.acquire(blocking=False):
+            return otherwise()
         try:
             return self.parallel(*args)
         finally:

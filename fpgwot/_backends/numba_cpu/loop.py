@@ -4,11 +4,12 @@ For batches of problems whose passes cost less than a call from the interpreter.
 others, and one thread works on it: its matrix stays in the cache.
 
 Compiling is dear, half a minute to two minutes: what a parallel form calls is optimised three times over. So there is nothing
-between the loop and the kernels, only `warmup` compiles it, and all problems walk in lockstep where that has not been called.
+between the loop and the kernels, only `warmup` and minutes of work compile it; before that all problems walk in lockstep.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,6 @@ def _each(K, R, C, S, size, v, hist, part, sums, factor, target, feasible, steps
 _by_dtype = {np.dtype(name): Rare(inner.bound(_each, "_" + name)) for name in ("float32", "float64")}
 
 
-def each(
-    K: np.ndarray, state: tuple[np.ndarray, ...], target: Any, feasible: Any, steps: int, slack: float, spent: Any, on: Any
-) -> Any:
-    """Reads of K that each problem took; None where this is not compiled, or threads must not be started."""
-    return _by_dtype[K.dtype](K, *state, target, feasible, steps, slack, spent, on)
+def each(lockstep: Callable[..., Any], K: np.ndarray, state: tuple[np.ndarray, ...], *rest: Any) -> Any:
+    """Reads of K that each problem took, of `inner.ascend`; `lockstep` does the same where this is not compiled."""
+    return _by_dtype[K.dtype](lockstep, K, *state, *rest)

@@ -225,7 +225,7 @@ def _pairing(code: np.ndarray, x: np.ndarray, s1: np.ndarray, s2: np.ndarray, A:
     for t in range(len(code)):
         i = code[t] // m
         j = code[t] - i * m
-        y = add(y, x[t] * (s1[i] + s2[j] + kappa * A[i, j]))
+        y += x[t] * (s1[i] + s2[j] + kappa * A[i, j])  # in order: vectors of gathered entries differ from caller to caller
     return y
 
 
