@@ -100,7 +100,7 @@ def trimmed(result: Result, n: int, k: int, give: Callable[[Any], Any]) -> Resul
 
 def complain(result: Result, on_fail: str) -> None:
     """Warn (or raise) where the certificate does not hold."""
-    if on_fail == "ignore" or np.all(result.converged):
+    if result.converged is True or on_fail == "ignore" or np.all(result.converged):
         return
     if result.is_batch:
         bad = np.flatnonzero(~np.asarray(result.converged))

@@ -76,7 +76,7 @@ def make_problem(
     layers += [_shape(x)[0] for x in (reference, mask) if x is not None and len(_shape(x)) == 3]
     layers += [_shape(x)[0] for x in (p, q) if x is not None and len(_shape(x)) == 2]
     B = max(layers)
-    if any(x not in (1, B) for x in layers):
+    if not {1, B}.issuperset(layers):
         raise ValueError(f"batch axes differ: {sorted(set(layers))}; every array needs the same number of problems, or none")
     p_, P, rows, order_r = _weights(be, "p", p, B, n)
     q_, Q, cols, order_c = _weights(be, "q", q, B, k)

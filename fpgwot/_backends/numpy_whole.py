@@ -14,7 +14,7 @@ host = np.asarray  # `as_structure` without a backend takes this module for one
 
 def is_finite(a: np.ndarray) -> bool:
     """Whether every entry is a number."""
-    return bool(np.isfinite(a).all())
+    return bool(np.logical_and.reduce(np.isfinite(a), axis=None))  # without the calls around it: small problems wait for it
 
 
 def is_toeplitz(C: np.ndarray, weights: np.ndarray, tolerance: float) -> bool:

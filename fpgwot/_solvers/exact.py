@@ -33,7 +33,7 @@ def solve(problem: Problem, starts: list[Any], *, tol: float, max_iter: int, wat
         T0 = None if start is None else np.ascontiguousarray(start[b, :rows, :cols], dtype=float)
         one = _solve_one(problem, b, T0, tol, max_iter, watch)
         solved.append(one)
-        mass = float(one.plan.sum())
+        mass = float(np.add.reduce(one.plan, axis=None))
         saved = 0.0 if problem.price is None else 2 * float(problem.price[b]) * mass
         linear.append(one.value_linear + saved)
         marginal.append(0.0 if problem.price is None else problem.price[b] * (problem.p[b].sum() + problem.q[b].sum()) - saved)

@@ -29,9 +29,9 @@ class LinearProgram:
         self, be: Any, p: np.ndarray, q: np.ndarray, marginals: Marginals, mass: float | None, M: np.ndarray | None
     ) -> None:
         self.be, self.marginals = be, marginals
-        self.highest = 0.0 if M is None else float(M.max())
+        self.highest = 0.0 if M is None else float(np.maximum.reduce(M, axis=None))
         self.forbidden = self.highest >= FORBIDDEN_FROM
-        self.totals = P, Q = float(p.sum()), float(q.sum())
+        self.totals = P, Q = float(np.add.reduce(p)), float(np.add.reduce(q))
         self.mass = m = _mass(P, Q, marginals, mass)
         row_cap, col_cap = marginals.capped
         free = marginals.kind == "priced"  # any mass
@@ -128,7 +128,7 @@ class NearestPartner:
         self.weights = p if self.by_row else q
         self.shape, self.totals = (len(p), len(q)), (float(p.sum()), float(q.sum()))
         self.mass = self.totals[0 if self.by_row else 1]
-        self.highest = 0.0 if M is None else float(M.max())
+        self.highest = 0.0 if M is None else float(np.maximum.reduce(M, axis=None))
         self.forbidden = self.highest >= FORBIDDEN_FROM
         self.rounds, self.noise, self.low = 0, 0.0, self.weights
 
