@@ -74,7 +74,7 @@ def test_rules_of_the_outer_loop_are_the_same_interpreted_and_compiled(kind, opt
 
 
 @pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_batches_are_the_same_in_lockstep_and_in_the_loop_that_warmup_compiles(dtype, monkeypatch):
     monkeypatch.setattr(_jit, "_is_on_disk", lambda dispatcher: False)
