@@ -212,6 +212,14 @@ def test_others_are_compiled_with_garbage_collection():
     assert seen == [True] and gc.isenabled()
 
 
+def test_functions_of_others_that_belong_to_no_module_are_compiled():
+    """Generated code often has None there."""
+    made = {}
+    exec("def twice(x):\n    return 2 * x", made)
+    made["twice"].__module__ = None
+    assert numba.njit(made["twice"])(2.0) == 4.0
+
+
 @pytest.mark.slow
 def test_a_first_call_compiles_kernels_and_no_loop_around_them(tmp_path):
     """And the time of the compiler earns nothing."""

@@ -69,7 +69,7 @@ class _Compiling(event.Listener):
 
     def on_start(self, event: Any) -> None:
         if not self._depth:
-            if not event.data["dispatcher"].py_func.__module__.startswith(_PACKAGE):
+            if not str(event.data["dispatcher"].py_func.__module__).startswith(_PACKAGE):  # None: made by exec
                 return
             self._begin, self._collects = time.perf_counter(), gc.isenabled()
             gc.disable()

@@ -21,6 +21,7 @@ _strict = _njit(
 f4, i4 = np.float32, np.int32
 
 _ROUND64, _ROUND32 = 6755399441055744.0, f4(12582912.0)  # 1.5 * 2^52, 1.5 * 2^23
+_BIASED64, _BIASED32 = 6755399441056767.0, f4(12583039.0)  # ... + 1023, + 127: the last bits are those of an exponent
 _LOG2E = 1.4426950408889634
 _LN2_HI, _LN2_LO = 6.93145751953125e-1, 1.42860682030941723212e-6
 
@@ -32,8 +33,8 @@ _LN2_HI, _LN2_LO = 6.93145751953125e-1, 1.42860682030941723212e-6
 @_strict
 def _exp64(x):  # type: ignore[no-untyped-def]
     z = min(max(x, -709.0), 709.0)
-    t = z * _LOG2E + _ROUND64
-    k = t - _ROUND64
+    t = z * _LOG2E + _BIASED64
+    k = t - _BIASED64
     r = (z - k * _LN2_HI) - k * _LN2_LO
     c = 2.74884461942240109e-7
     c = c * r + 2.76397681833815148e-6
@@ -46,15 +47,15 @@ def _exp64(x):  # type: ignore[no-untyped-def]
     c = c * r + 4.99999999999972871e-1
     c = c * r + 1.00000000000000644
     c = c * r + 1.0
-    power = (np.float64(t).view(np.int64) + 1023) << 52
+    power = np.float64(t).view(np.int64) << 52
     return c * np.int64(power).view(np.float64)
 
 
 @_strict
 def _exp32(x):  # type: ignore[no-untyped-def]
     z = min(max(x, f4(-88.0)), f4(88.0))
-    t = z * f4(_LOG2E) + _ROUND32
-    k = t - _ROUND32
+    t = z * f4(_LOG2E) + _BIASED32
+    k = t - _BIASED32
     r = (z - k * f4(0.693359375)) + k * f4(2.12194440e-4)
     c = f4(1.38368461e-3)
     c = c * r + f4(8.37481578e-3)
@@ -63,7 +64,7 @@ def _exp32(x):  # type: ignore[no-untyped-def]
     c = c * r + f4(0.49999992)
     c = c * r + f4(1.00000004)
     c = c * r + f4(1.0)
-    power = (f4(t).view(i4) + i4(127)) << i4(23)
+    power = f4(t).view(i4) << i4(23)
     return c * i4(power).view(f4)
 
 

@@ -67,7 +67,7 @@ def gradient(  # type: ignore[no-untyped-def]
         nb, mb = size[b]
         real = A.dtype.type
         zero, least = real(0), real(np.finfo(A.dtype).tiny)
-        kl_w, kq_w, ie = real(wl[b]), real(4 * wq[b]), real(1 / S[b, ix.EPS])
+        kq_w, ie = real(4 * wq[b]), real(1 / S[b, ix.EPS])
         tau = S[b, ix.TAU1] / S[b, ix.EPS]
         rho = tau / (1 + tau) if tau < np.inf else 1.0
         base, pot, scratch = np.empty(mb, A.dtype), np.empty(mb, A.dtype), np.empty(mb, A.dtype)
@@ -77,48 +77,44 @@ def gradient(  # type: ignore[no-untyped-def]
             if scan and i % 4 == 0:
                 rows4_of_distances(T, A, b, i, end_row, starts[b, block], gaps1, twice1, gaps2, t2, scale2, mb, rows4)
             a, t, ri, fi = A[b, i], T[b, i], r[b, i], R[b, ix.F, i] + C[b, ix.G, m]
+            ell, t0, new = L[b, i], T0[b, i], ahead[b, i] if write else scratch
+            x, kl_w = (M[b % M.shape[0], i], real(wl[b])) if M is not None else (t, zero)
             for j in range(mb):
-                base[j] = real(ri + columns[j])
+                base[j], pot[j] = real(ri + columns[j]), real(fi + g[j])
             if bias is not None:
                 z, bia = bias[b % bias.shape[0], i], 0.0
                 for j in range(mb):
                     base[j] += z[j]
                     bia = add(bia, z[j] * t[j])
                 s[ix.BIAS] += bia
-            for j in range(mb):
-                pot[j] = real(fi + g[j])
-            ell, t0, new = (a, t, scratch) if first[b] else (L[b, i], T0[b, i], ahead[b, i] if write else scratch)
+            # Three loops over a strip in the cache: the numbers of one fill the registers
             whole = 0.0
             for j0 in range(0, mb, STRIP):
                 start, end = np.uint64(j0), np.uint64(min(j0 + STRIP, mb))
                 cross = lin = ent = fixed = bend = moved = total = zero
-                if M is not None:
-                    x = M[b % M.shape[0], i]
-                    for j in range(start, end):
-                        cross = add(cross, a[j] * t[j])
-                        lin = add(lin, x[j] * t[j])
-                        a[j] = (base[j] - kq_w * a[j]) + kl_w * x[j]
-                else:
-                    for j in range(start, end):
-                        cross = add(cross, a[j] * t[j])
-                        a[j] = base[j] - kq_w * a[j]
-                s[ix.CROSS] += cross
-                s[ix.LIN] += lin
                 if first[b]:  # there is no T0 yet
                     for j in range(start, end):
+                        aj, tj, xj = a[j], t[j], x[j]
+                        cross, lin = add(cross, aj * tj), add(lin, xj * tj)
+                        a[j] = (base[j] - kq_w * aj) + kl_w * xj
+                    for j in range(start, end):
                         ent = add(ent, t[j] * log(t[j]))
-                    s[ix.ENT] += ent
-                    continue
-                for j in range(start, end):
-                    cost, tj, tj0, lj, pj = a[j], t[j], t0[j], ell[j], pot[j]
-                    d = tj - tj0
-                    ent = add(ent, tj * (pj - ie * lj) if tj > 0 else zero)  # log T from the cost that made the plan
-                    bend = add(bend, (cost - lj) * d)
-                    moved = add(moved, d * (d / max(max(tj, tj0), least)))
-                    y = exp(min(pj - ie * cost, real(50)))
-                    new[j] = y
-                    total = add(total, y)
-                    fixed = add(fixed, abs(y - tj))
+                else:
+                    for j in range(start, end):
+                        aj, tj, xj, tj0, lj = a[j], t[j], x[j], t0[j], ell[j]
+                        cross, lin = add(cross, aj * tj), add(lin, xj * tj)
+                        cost, d = (base[j] - kq_w * aj) + kl_w * xj, tj - tj0
+                        a[j] = cost
+                        ent = add(ent, tj * (pot[j] - ie * lj) if tj > 0 else zero)  # log T from the cost that made the plan
+                        bend = add(bend, (cost - lj) * d)
+                        moved = add(moved, d * (d / max(max(tj, tj0), least)))
+                    for j in range(start, end):
+                        y = exp(min(pot[j] - ie * a[j], real(50)))
+                        new[j] = y
+                        total = add(total, y)
+                        fixed = add(fixed, abs(y - t[j]))
+                s[ix.CROSS] += cross
+                s[ix.LIN] += lin if M is not None else zero
                 s[ix.ENT] += ent
                 s[ix.FIXED] += fixed
                 s[ix.BEND] += bend
