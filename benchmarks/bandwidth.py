@@ -140,7 +140,7 @@ def _best_in_turn(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
 def run(full: bool, threads: tuple[int, ...] = (1, 2), sizes: tuple[int, ...] | None = None) -> dict[str, Any]:
     """One child process for each number of threads."""
     rows: list[dict[str, Any]] = []
-    sizes = sizes or (SIZES if full else (256, 512, 2048))
+    sizes = sizes or (SIZES if full else (512, 2048))
     for count in threads:
         if count > (os.cpu_count() or 1):
             print(f"bandwidth: {count} threads left out, the machine has {os.cpu_count()} cores")

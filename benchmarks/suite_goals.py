@@ -170,37 +170,42 @@ def _drop_in(work: str, z: Problem, goal: float, budget: float) -> Callable[[], 
     return row
 
 
-def _versus_ott(n: int, budget: float) -> Callable[[], dict[str, Any]]:
+def _versus_ott(n: int, budget: float, both_ways: bool) -> Callable[[], dict[str, Any]]:
     def row() -> dict[str, Any]:
         from .methods.ott import solver
 
         z = problem_t(n).but(reg=0.05)
-        tight = {f"thresholds {a:g}, {b:g}": _once_made(lambda a=a, b=b: solver(z, a, b)) for a, b in OTT_THRESHOLDS}
+        equal = dict(
+            looser=lambda tol: _ours(z, np.float32, tol),
+            tighter={f"thresholds {a:g}, {b:g}": _once_made(lambda a=a, b=b: solver(z, a, b)) for a, b in OTT_THRESHOLDS},
+        )
         return compare(
             f"FGW, T, n {n}, reg .05, float32", z, "OTT", 20, _ours(z, np.float32), solver(z), budget, "after compilation",
-            looser=lambda tol: _ours(z, np.float32, tol), tighter=tight,
+            **(equal if both_ways else {}),
         )  # fmt: skip
 
     return row
 
 
-def _asot(n: int, k: int, budget: float) -> Callable[[], dict[str, Any]]:
+def _asot(n: int, k: int, budget: float, both_ways: bool) -> Callable[[], dict[str, Any]]:
     def row() -> dict[str, Any]:
         from .methods.asot import solver
 
         z = segmentation_problem(n, k)
         theirs = {steps: solver([z], steps) for steps in ASOT_STEPS}
-        note = "25 steps of the published iteration, float32"
-        return compare(
-            f"ASOT's problem, {n} x {k}", z, "ASOT", 20, _ours(z, np.float32), lambda: theirs[25]()[0], budget, note,
+        equal = dict(
             looser=lambda tol: _ours(z, np.float32, tol),
             tighter={f"{steps} steps": lambda call=call: call()[0] for steps, call in theirs.items() if steps > 25},
+        )
+        return compare(
+            f"ASOT's problem, {n} x {k}", z, "ASOT", 20, _ours(z, np.float32), lambda: theirs[25]()[0], budget,
+            "25 steps of the published iteration, float32", **(equal if both_ways else {}),
         )  # fmt: skip
 
     return row
 
 
-def _batch(peer: str, goal: float, budget: float, count: int = BATCH) -> Callable[[], dict[str, Any]]:
+def _batch(peer: str, goal: float, budget: float, both_ways: bool, count: int = BATCH) -> Callable[[], dict[str, Any]]:
     def row() -> dict[str, Any]:
         from .methods import asot, pot
 
@@ -229,15 +234,15 @@ def _batch(peer: str, goal: float, budget: float, count: int = BATCH) -> Callabl
         def ours(tol: float | None = None) -> Any:
             return fpgwot.solve(M, C1, C2, p, q, **options, tol=tol, on_fail="ignore").plan
 
-        looser = None if peer == "POT loop" else lambda tol: lambda: ours(tol)
+        equal = dict(looser=lambda tol: lambda: ours(tol), tighter=tighter)
         work = f"{count} problems of n {SMALL}, reg .05"
-        return compare(work, problems, peer, goal, ours, theirs, budget, note, looser, tighter)
+        return compare(work, problems, peer, goal, ours, theirs, budget, note, **(equal if both_ways else {}))
 
     return row
 
 
 def rows(full: bool) -> list[Callable[[], dict[str, Any]]]:
-    """The rows that have a peer; the short list leaves out what takes a peer more than a few seconds."""
+    """The rows that have a peer; the short list leaves out what takes a peer more than a few seconds, and equal accuracy."""
     pair: list[Callable[[], dict[str, Any]]] = []
     if full:
         z = problem_t(512).but(m=0.8, reg=0.05)
@@ -247,20 +252,21 @@ def rows(full: bool) -> list[Callable[[], dict[str, Any]]]:
         pair.append(
             _versus_pot("entropic partial FGW, T, n 64, m .8, reg .05", z, 2000, 1, "POT ignores M here; the goal is for n 512")
         )
+    limit = 60 if full else 4
     for n, goal in ((512, 25), (2048, 100)) if full else ((256, 25),):
         z = problem_t(n).but(reg=0.05)
-        pair.append(_versus_pot(f"entropic FGW, T, dense arrays, n {n}, reg .05", z, goal, 60))
-        pair.append(_drop_in(f"entropic FGW, T, drop-in, n {n}, reg .05", z, goal, 60))
+        pair.append(_versus_pot(f"entropic FGW, T, dense arrays, n {n}, reg .05", z, goal, limit))
+        pair.append(_drop_in(f"entropic FGW, T, drop-in, n {n}, reg .05", z, goal, limit))
     n = 512 if full else 128
-    pair.append(_versus_pot(f"entropic FGW, random graphs, n {n}, reg .05", graph_problem(n).but(reg=0.05), 5, 30))
-    pair.append(_versus_pot(f"entropic FGW, random dense C, n {n}, reg .05", random_problem(n).but(reg=0.05), 5, 30))
+    pair.append(_versus_pot(f"entropic FGW, random graphs, n {n}, reg .05", graph_problem(n).but(reg=0.05), 5, limit))
+    pair.append(_versus_pot(f"entropic FGW, random dense C, n {n}, reg .05", random_problem(n).but(reg=0.05), 5, limit))
     sizes = ((16, 1.5), (32, 1.5), (64, 1.5), (128, 1.5), (512, 10)) + (((1024, 25), (2048, 50)) if full else ())
     for n, goal in sizes:
-        pair.append(_versus_pot(f"exact partial FGW, T, n {n}, m .8", problem_t(n).but(m=0.8), goal, 40 if full else 5))
-    pair.append(_batch("POT loop", 200, 30 if full else 1, BATCH if full else BATCH // 4))
-    pair += [_batch(peer, goal, 30 if full else 4) for peer, goal in (("ot.batch torch", 30), ("ASOT", 5))]
-    pair += [_versus_ott(n, 30) for n in ((512, 2048) if full else (128,))]
-    pair.append(_asot(*((1024, 1024) if full else (256, 256)), budget=40))
+        pair.append(_versus_pot(f"exact partial FGW, T, n {n}, m .8", problem_t(n).but(m=0.8), goal, limit))
+    pair.append(_batch("POT loop", 200, 30 if full else 1, both_ways=False, count=BATCH if full else BATCH // 16))
+    pair += [_batch(peer, goal, 30 if full else 4, both_ways=full) for peer, goal in (("ot.batch torch", 30), ("ASOT", 5))]
+    pair += [_versus_ott(n, 30 if full else 4, both_ways=full) for n in ((512, 2048) if full else (128,))]
+    pair.append(_asot(*((1024, 1024) if full else (256, 256)), budget=40 if full else 4, both_ways=full))
     return pair
 
 
@@ -376,8 +382,8 @@ def first_calls(full: bool) -> list[dict[str, Any]]:
         empty = []
         with tempfile.TemporaryDirectory() as folder:
             cache = {}
-            for k in range(3 if full and own else 1):  # compiling takes 15 s or 20, whatever else the machine does
-                cache = {"NUMBA_CACHE_DIR": f"{folder}/{k}"} if own and full else {}
+            for k in range(3 if full and own else 0):  # compiling takes 15 s or 20, whatever else the machine does
+                cache = {"NUMBA_CACHE_DIR": f"{folder}/{k}"}
                 empty.append(once(call, **cache))
             times = [once(call, **cache) for _ in range(3 if full else 1)]
         if own and full:

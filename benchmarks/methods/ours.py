@@ -24,16 +24,17 @@ def solver(z: Problem, dtype: type = np.float64, backend: str = "auto", tol: flo
 
 
 def warm_up(full: bool) -> None:
-    """Compiles every kernel that the benchmarks need, serial and (with more than one thread) parallel, in both precisions.
+    """Compiles what the benchmarks call, in both precisions.
 
-    `full`: the loop of batches as well, which `fpgwot.warmup` compiles ahead, for half a minute or more in each precision.
+    `full`: threaded forms as well, which take twice as long and which large problems need, and the loop of batches, which
+    `fpgwot.warmup` compiles ahead, for half a minute or more in each precision.
     """
     rng = np.random.default_rng(0)
-    for dtype in (np.float64, np.float32):
-        M, C1, C2 = (rng.random(shape).astype(dtype) for shape in ((2, 8, 7), (8, 8), (7, 7)))
-        with nothing_deferred(), both_forms() if full else contextlib.nullcontext():
-            fpgwot.solve(M, C1, C2, reg=0.1, max_iter=3, on_fail="ignore")
-    with both_forms():
+    with both_forms() if full else contextlib.nullcontext():
+        for dtype in (np.float64, np.float32):
+            M, C1, C2 = (rng.random(shape).astype(dtype) for shape in ((2, 8, 7), (8, 8), (7, 7)))
+            with nothing_deferred():
+                fpgwot.solve(M, C1, C2, reg=0.1, max_iter=3, on_fail="ignore")
         for m in (None, 0.8):
             solver(problem_t(700).linear().but(m=m))()  # large linear programs have kernels of their own
         for n in (6, 300):
