@@ -175,14 +175,10 @@ def _versus_ott(n: int, budget: float, both_ways: bool) -> Callable[[], dict[str
         from .methods.ott import solver
 
         z = problem_t(n).but(reg=0.05)
-        equal = dict(
-            looser=lambda tol: _ours(z, np.float32, tol),
-            tighter={f"thresholds {a:g}, {b:g}": _once_made(lambda a=a, b=b: solver(z, a, b)) for a, b in OTT_THRESHOLDS},
-        )
-        return compare(
-            f"FGW, T, n {n}, reg .05, float32", z, "OTT", 20, _ours(z, np.float32), solver(z), budget, "after compilation",
-            **(equal if both_ways else {}),
-        )  # fmt: skip
+        tight = {f"thresholds {a:g}, {b:g}": _once_made(lambda a=a, b=b: solver(z, a, b)) for a, b in OTT_THRESHOLDS}
+        equal = (lambda tol: _ours(z, np.float32, tol), tight) if both_ways else ()
+        work = f"FGW, T, n {n}, reg .05, float32"
+        return compare(work, z, "OTT", 20, _ours(z, np.float32), solver(z), budget, "after compilation", *equal)
 
     return row
 
@@ -193,14 +189,10 @@ def _asot(n: int, k: int, budget: float, both_ways: bool) -> Callable[[], dict[s
 
         z = segmentation_problem(n, k)
         theirs = {steps: solver([z], steps) for steps in ASOT_STEPS}
-        equal = dict(
-            looser=lambda tol: _ours(z, np.float32, tol),
-            tighter={f"{steps} steps": lambda call=call: call()[0] for steps, call in theirs.items() if steps > 25},
-        )
-        return compare(
-            f"ASOT's problem, {n} x {k}", z, "ASOT", 20, _ours(z, np.float32), lambda: theirs[25]()[0], budget,
-            "25 steps of the published iteration, float32", **(equal if both_ways else {}),
-        )  # fmt: skip
+        tight = {f"{steps} steps": lambda call=call: call()[0] for steps, call in theirs.items() if steps > 25}
+        equal = (lambda tol: _ours(z, np.float32, tol), tight) if both_ways else ()
+        work, note = f"ASOT's problem, {n} x {k}", "25 steps of the published iteration, float32"
+        return compare(work, z, "ASOT", 20, _ours(z, np.float32), lambda: theirs[25]()[0], budget, note, *equal)
 
     return row
 
@@ -234,9 +226,9 @@ def _batch(peer: str, goal: float, budget: float, both_ways: bool, count: int = 
         def ours(tol: float | None = None) -> Any:
             return fpgwot.solve(M, C1, C2, p, q, **options, tol=tol, on_fail="ignore").plan
 
-        equal = dict(looser=lambda tol: lambda: ours(tol), tighter=tighter)
+        equal = (lambda tol: lambda: ours(tol), tighter) if both_ways else ()
         work = f"{count} problems of n {SMALL}, reg .05"
-        return compare(work, problems, peer, goal, ours, theirs, budget, note, **(equal if both_ways else {}))
+        return compare(work, problems, peer, goal, ours, theirs, budget, note, *equal)
 
     return row
 

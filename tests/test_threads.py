@@ -118,6 +118,15 @@ def test_the_faster_form_is_found_whatever_the_first_calls_took():
         assert np.mean(calls(choice, cost[::-1], 400)[100:] == 1 - fast) > 0.8  # the machine has changed
         assert np.mean(calls(choice, cost[::-1], 2000) == fast) < 0.1  # the slow form is tried ever more rarely
 
+    for slow in (0, 1):  # the first call of a form wakes its threads, or writes to fresh memory
+        choice, first = _Choice(), np.array([1.0, 1.0])
+        first[slow] = 50.0
+        forms = []
+        for _ in range(8):
+            forms.append(form := choice.form())
+            choice.record(form, first[form] if forms.count(form) == 1 else (1.0, 0.6)[form])
+        assert forms[-3:] == [1, 1, 1] and forms.count(0) <= 2
+
     choice = _Choice()  # a busy machine at first: the parallel form takes four times as long, then .6 of the other
     assert not calls(choice, np.array([1.0, 2.4]), 10)[8:].all()
     calls(choice, np.array([1.0, 0.6]), 600)

@@ -225,6 +225,8 @@ class _Choice:
         serial, parallel = self.cost
         if not (serial and parallel):
             return 0 if parallel else 1
+        if self.calls[slower := 1 - self.better()] == 1:
+            return slower  # one call says little: the first may write to fresh memory, or wake threads
         self.wait += 1
         if self.wait < self.patience:
             return self.better()
