@@ -100,6 +100,21 @@ def test_products_are_off_by_no_more_than_is_said(kind, size, backend, at_any_si
     np.testing.assert_array_equal(found, exact)
 
 
+def test_what_is_said_is_reached(backend, at_any_size):
+    """Entries half-way between two float32 numbers, and a change (powers of two) that adds up: half of it would be a lie."""
+    be, rng = load_backend(backend), np.random.default_rng(2)
+    one, two = rng.choice([-1.0, 1.0], (2, 64))
+    problem = problem_of((1 + changes.ROUNDING) * np.outer(one, one), np.outer(two, two), be)
+    change = Changes(problem, True, 1e-7)
+    T = problem.product_plan() * (1 + 0.5 * np.outer(one, two))
+    found, exact, work = np.empty_like(T), np.empty_like(T), np.empty_like(T)
+    change.allowed = np.full(1, np.inf)
+    change.cross(T, found, work, np.ones(1, bool))
+    problem.cross(T, exact, work, np.ones(1, bool))
+    off = abs(problem.weight_of_cross / problem.eps)[0] * abs(found - exact)[0]
+    assert 0.9 * change.error[0] <= (off * T[0]).sum() <= 1.1 * change.error[0]
+
+
 def counted(monkeypatch):
     """A list that takes, for each product, whether it was made in float64."""
     made, cross = [], Changes.cross
