@@ -87,7 +87,6 @@ def gradient(  # type: ignore[no-untyped-def]
                     base[j] += z[j]
                     bia = add(bia, z[j] * t[j])
                 s[ix.BIAS] += bia
-            # Three loops over a strip in the cache: the numbers of one fill the registers
             whole = 0.0
             for j0 in range(0, mb, STRIP):
                 start, end = np.uint64(j0), np.uint64(min(j0 + STRIP, mb))
@@ -108,7 +107,7 @@ def gradient(  # type: ignore[no-untyped-def]
                         ent = add(ent, tj * (pot[j] - ie * lj) if tj > 0 else zero)  # log T from the cost that made the plan
                         bend = add(bend, (cost - lj) * d)
                         moved = add(moved, d * (d / max(max(tj, tj0), least)))
-                    for j in range(start, end):
+                    for j in range(start, end):  # beside the sums the constants of exp would not fit into sixteen registers
                         y = exp(min(pot[j] - ie * a[j], real(50)))
                         new[j] = y
                         total = add(total, y)
