@@ -512,6 +512,20 @@ def test_toeplitz_matrices_are_told_by_every_entry(n, dtype, be):
             assert be.is_toeplitz(D, weights.astype(float), 1e-3) is same
 
 
+@pytest.mark.parametrize("be", [numpy_be, numba_be], ids=lambda be: be.name)
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("n", [1, 2, 150])
+def test_distances_are_told_by_every_entry(n, power, be):
+    t = np.cumsum(np.random.default_rng(0).random(n))
+    C = abs(np.subtract.outer(t, t)) ** power
+    assert be.is_distance(C, t, power, 1e-12)
+    for at in ((0, 0), (n - 1, 0), (0, n - 1), (n // 2, n // 3), (n - 1, n - 1)):
+        for change, same in ((5e-4, True), (-5e-4, True), (2e-3, False), (-2e-3, False), (np.nan, False), (np.inf, False)):
+            D = C.copy()
+            D[at] += change
+            assert be.is_distance(D, t, power, 1e-3) is same
+
+
 def test_no_kernel_is_compiled_for_arrays_of_another_kind():
     C = abs(np.subtract.outer(np.arange(300.0), np.arange(300.0)))
     kernels = [

@@ -289,5 +289,9 @@ def test_patterns_are_recognised_on_the_device(gpu):
     bent = lag.copy()
     bent[100, 7] += 1e-9
     assert isinstance(as_structure(gpu.cp.asarray(bent), gpu), Dense)
+    uneven = np.abs(np.subtract.outer(np.arange(200.0) ** 1.5, np.arange(200.0) ** 1.5))
+    assert as_structure(gpu.cp.asarray(uneven), gpu).times is not None
+    uneven[100, 7] += 1e-3
+    assert isinstance(as_structure(gpu.cp.asarray(uneven), gpu), Dense)
     with pytest.raises(TypeError):  # what `nn` did
         as_structure(gpu.cp.asarray(lag))

@@ -138,6 +138,10 @@ def lag(n):
     return np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
 
 
+def distances(t):
+    return np.abs(np.subtract.outer(t, t))
+
+
 @pytest.mark.parametrize("n", [SCAN_FROM, 600])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_recognition(n, dtype):
@@ -155,6 +159,14 @@ def test_recognition(n, dtype):
         (np.sqrt(lag(n)), Toeplitz if n >= FFT_FROM else Dense),
         (np.subtract.outer(np.arange(n), np.arange(n)), Dense),
         (grid[:, None] * grid, Dense),
+        (distances(grid**1.5), PowerDistance),
+        (distances(7 - grid**1.5), PowerDistance),  # backwards
+        (distances(1e5 * np.cumsum(np.random.default_rng(n).random(n) + 0.05)), PowerDistance),
+        (distances(grid**1.5) ** 2, PowerDistance),
+        (distances(grid**1.5) ** 3, Dense),
+        (distances(np.maximum(grid, grid[2])), Dense),  # equal times
+        (distances(np.random.default_rng(n).random(n)), Dense),  # in no order
+        (distances(grid**1.5) * (1 + (lag(n) == 5) * 1e-3), Dense),
     ]
     X = np.random.default_rng(0).random((1, n, 4)).astype(dtype)
     for array, kind in cases:
@@ -163,6 +175,32 @@ def test_recognition(n, dtype):
         assert_close(C.to_dense()[0], array, 20 * np.finfo(dtype).eps)
         assert_close(C.matmul(numba_cpu, X), array @ X.astype(float), CLOSE[dtype])
         assert as_structure(C) is C
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_one_other_distance_is_seen(power):
+    array = distances(np.linspace(0, 1, 300) ** 1.5) ** power
+    assert as_structure(array).times is not None
+    for at in ((0, 0), (0, 299), (299, 0), (0, 150), (150, 0), (150, 7), (77, 78), (299, 299)):
+        for change in (1e-9, -1e-9, np.nan, np.inf):
+            other = array.copy()
+            other[at] += change
+            assert type(as_structure(other)) is Dense
+
+
+@pytest.mark.parametrize("reg", [0.0, 0.05])
+@pytest.mark.parametrize("power", [1, 2])
+def test_recordings_with_time_stamps_are_solved_as_their_matrices_are(power, reg):
+    """Two clocks that run unevenly: operators against the same numbers as plain arrays."""
+    rng = np.random.default_rng(0)
+    C1, C2 = (distances(np.cumsum(rng.random(n) + 0.05) / n) ** power for n in (150, 140))
+    M = np.abs(np.linspace(0, 1, 150)[:, None] - np.linspace(0, 1, 140)) + 0.1 * rng.random((150, 140))
+    assert type(as_structure(C1)) is type(as_structure(C2)) is PowerDistance
+    found, want = (solve(M, *pair, alpha=0.5, m=0.8, reg=reg) for pair in ((C1, C2), (Dense(C1), Dense(C2))))
+    assert found.converged
+    assert want.converged
+    np.testing.assert_allclose(found.value, want.value, rtol=1e-9)
+    assert np.abs(found.plan - want.plan).sum() < 1e-5
 
 
 def test_one_other_entry_is_seen():

@@ -17,6 +17,7 @@ The scaling problem, in units of reg (so a potential here is a potential in cost
 borrow, give_back   an array with anything in it, which the backend may have kept from an earlier solve; arrays to keep
 is_finite           whether every entry of an array is a number
 is_toeplitz         whether C_ij = weights[|i-j|], up to a tolerance
+is_distance         whether C_ij = |t_i - t_j|^power, up to a tolerance
 outer               out_ij = x_i y_j, of each problem
 plan_marginals      row and column sums of plans
 rounded_change      weight (T - share T0) rounded to float32, and the sums of its |entries| before that

@@ -30,7 +30,7 @@ from .numpy_lp import (  # noqa: F401
     square_matvec,
 )
 from .numpy_structured import decay_matmul, power_matmul, toeplitz_matmul  # noqa: F401
-from .numpy_whole import is_finite, is_toeplitz, outer, plan_marginals, rounded_change  # noqa: F401
+from .numpy_whole import is_distance, is_finite, is_toeplitz, outer, plan_marginals, rounded_change  # noqa: F401
 
 name = "numpy"
 xp = np

@@ -25,6 +25,12 @@ def is_toeplitz(C: np.ndarray, weights: np.ndarray, tolerance: float) -> bool:
     return all((np.abs(C[k] - rows[k]) <= tolerance).all() for k in chunks)
 
 
+def is_distance(C: Any, times: np.ndarray, power: int, tolerance: float) -> bool:
+    """Whether |C_ij - |t_i - t_j|^power| is at most `tolerance` everywhere; NaN is not."""
+    chunks = (slice(k, k + CHUNK) for k in range(0, len(C), CHUNK))
+    return all((np.abs(C[k] - np.abs(times[k, None] - times) ** power) <= tolerance).all() for k in chunks)
+
+
 def outer(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> np.ndarray:
     """out_ij = x_i y_j, of each problem."""
     return np.multiply(x[:, :, None], y[:, None, :], out=out)

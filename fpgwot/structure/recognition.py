@@ -17,15 +17,19 @@ def as_structure(C: Any, be: Any = None) -> Structure:
     """The fastest operator for an array, equal to it up to rounding; an operator is returned as it is.
 
     A single symmetric Toeplitz matrix of SCAN_FROM points or more, which every structure on a uniform time grid is, becomes
-    `PowerDistance` (|i-k|^p for p = 1, 2), `LaplaceKernel` (offset + weight e^(-|i-k|/b)) or `Toeplitz`; all else `Dense`.
-    The tolerance is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend that compares: that of an array
-    on a GPU, where it stays; plain NumPy if not given.
+    `PowerDistance` (|i-k|^p for p = 1, 2), `LaplaceKernel` (offset + weight e^(-|i-k|/b)) or `Toeplitz`. Distances |t_i-t_k|^p,
+    p = 1, 2, between increasing or decreasing time stamps become `PowerDistance` with `times`; all else `Dense`. The tolerance
+    is 8 roundings of the largest entry, the cost O(n^2). `be` is the backend that compares: that of an array on a GPU, where it
+    stays; plain NumPy if not given.
 
     Examples
     --------
     >>> t = np.arange(200) / 200
     >>> type(as_structure(abs(t[:, None] - t))).__name__
     'PowerDistance'
+    >>> t = np.cumsum(np.random.default_rng(0).random(200) + 0.1)
+    >>> as_structure(abs(t[:, None] - t)).times.shape
+    (200,)
     """
     if isinstance(C, Structure):
         return C
@@ -40,9 +44,18 @@ def recognised(C: Any, be: Any) -> Structure | None:
         return None
     first, last = (be.host(single[k]).astype(float) for k in (0, -1))
     tolerance = 8 * float(np.finfo(C.dtype).eps) * float(np.abs(first).max())
-    if not np.isfinite(tolerance) or not np.abs(last - first[::-1]).max() <= tolerance:  # most arrays end here
+    if not np.isfinite(tolerance):
         return None
-    return _pattern(first, tolerance) if be.is_toeplitz(single, first, tolerance) else None
+    if np.abs(last - first[::-1]).max() <= tolerance and be.is_toeplitz(single, first, tolerance):
+        return _pattern(first, tolerance)
+    if first[0] != 0 or (np.diff(first) <= 0).any():  # most arrays end here
+        return None
+    for power in (1, 2):
+        times = first ** (1 / power)
+        fits = np.abs(last - (times[-1] - times) ** power).max() <= tolerance and np.all(np.diff(times) > 0)
+        if fits and be.is_distance(single, times, power, tolerance):
+            return PowerDistance(len(times), power, times=times)
+    return None
 
 
 def _pattern(weights: np.ndarray, tolerance: float) -> Structure | None:

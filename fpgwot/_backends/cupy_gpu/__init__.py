@@ -101,6 +101,11 @@ class Gpu(StructureProducts):
         points = self.cp.arange(len(C))
         return bool((abs(C - self.cp.asarray(weights)[abs(points[:, None] - points)]) <= tolerance).all())
 
+    def is_distance(self, C: Any, times: np.ndarray, power: int, tolerance: float) -> bool:
+        """Whether |C_ij - |t_i - t_j|^power| is at most `tolerance` everywhere."""
+        t = self.cp.asarray(times)
+        return bool((abs(C - abs(t[:, None] - t) ** power) <= tolerance).all())
+
     def outer(self, x: Any, y: Any, out: Any) -> Any:
         """out_ij = x_i y_j, of each problem."""
         return self.cp.multiply(x[:, :, None], y[:, None, :], out=out)

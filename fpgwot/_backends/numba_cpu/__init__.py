@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import inner, numpy_whole
 from .._protocol import MARGINAL_SUMS, ROWS, SUMS, Scaling
+from ..numpy_whole import is_distance  # noqa: F401
 from . import dual as _d
 from . import loop as _loop
 from . import scaling as _k
