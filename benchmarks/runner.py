@@ -23,7 +23,7 @@ from .measure import machine, save, use_clock
 from .methods.ours import warm_up
 
 ROOT = Path(__file__).parents[1]
-SHARE = {"goals": 0.3, "methods": 0.2, "sizes": 0.15, "alignment": 0.05, "passes": 0.05, "bandwidth": 0.1}  # of the time left
+SHARE = {"goals": 0.3, "methods": 0.15, "sizes": 0.15, "alignment": 0.05, "passes": 0.05, "bandwidth": 0.1}  # of the time left
 
 
 def suites(full: bool, time_left: float, worms: Path | None) -> dict[str, Callable[[], dict[str, Any]]]:

@@ -42,7 +42,7 @@ def pairs(full: bool) -> list[tuple[str, Problem, float]]:
     for i, j in chosen:
         (X, a), (Y, b) = routines[j], routines[i]
         out.append(("mocap6", *_pair(f"mocap6 {i}-{j}", X, Y, (a, b), 2, REACH, 0.5)))
-    for seed in range(20 if full else 3):
+    for seed in range(20 if full else 2):
         data = make_procedures(2, length=100, random_state=seed, **dict(STATISTICS["web"]))
         labels = (data.labels[0], data.labels[1])
         out.append(("simulated", *_pair(f"simulated web {seed}", *data.sequences, labels, 1, 0.05, data.true_mass(0, 1))))
