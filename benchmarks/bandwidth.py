@@ -120,11 +120,14 @@ def _best_in_turn(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """Least seconds; with one thread processor time, which a busy machine does not stretch."""
     from numba import get_num_threads
 
+    from fpgwot._backends.numba_cpu import both_forms
+
     clock = time.process_time if get_num_threads() == 1 else time.perf_counter
     best = {}
     for name, call in calls.items():  # compile; and let the kernels find out which of their forms is faster
-        for _ in range(4):
-            call()
+        with both_forms():
+            for _ in range(4):
+                call()
         start = clock()
         call()
         best[name] = clock() - start
