@@ -5,9 +5,9 @@
 
 Suites: methods (every package on problem T over sizes, and time against objective reached), alignment (KOT, FPGW, R-FPGWOT on
 recordings and simulations), goals, sizes (is any function slower than POT's?), passes, bandwidth. The short version takes about
-five minutes in all, of which the first run compiles for a minute or two, has small sizes and few threads (kernels compile their
-threaded forms once they have earned them), and writes to out/bench; --full writes to benchmarks/results, docs and the README. In
-one process the methods run in turn; medians are reported; every number has the machine beside it.
+five minutes in all; the first run compiles for a minute or two of them. It has small sizes, mostly in one thread (kernels compile
+their threaded forms once they have earned them), and writes to out/bench; --full writes to benchmarks/results, docs and README.
+In one process the methods run in turn; medians are reported; every number has the machine beside it.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ def _batch(peer: str, goal: float, budget: float, both_ways: bool, count: int = 
                 import torch
 
                 theirs, note = pot.batch(problems, torch), "proximal: it descends on the problem without entropy"
-                # not in 5000 either, which take minutes
+                # 5,000 take minutes, and do not meet the marginals either
                 tighter = {"500 inner steps": pot.batch(problems, torch, 500)}
         z, kind = problems[0], np.float32 if peer == "ASOT" else np.float64
         C1, C2 = (np.stack([getattr(x, k) for x in problems]).astype(kind) for k in ("C1", "C2"))
